@@ -1,0 +1,74 @@
+"""loopkit: a debugger for PyTorch training loops.
+
+`loopkit run train.py` watches the loop that is there; `with loopkit.watch() as run:` does so from Python. These
+names are all that is public. Each is fetched when first asked for, so that `loopkit --help` imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loopkit.batching import batches as batches
+    from loopkit.callsite import CallSites as CallSites
+    from loopkit.callsite import Site as Site
+    from loopkit.errors import LoopkitError as LoopkitError
+    from loopkit.errors import PluginError as PluginError
+    from loopkit.errors import StopTraining as StopTraining
+    from loopkit.errors import UsageError as UsageError
+    from loopkit.finding import Confidence as Confidence
+    from loopkit.finding import Finding as Finding
+    from loopkit.finding import Place as Place
+    from loopkit.finding import Severity as Severity
+    from loopkit.hookspecs import hookimpl as hookimpl
+    from loopkit.ledger import Ledger as Ledger
+    from loopkit.run import Run as Run
+    from loopkit.update import Event as Event
+    from loopkit.update import Kind as Kind
+    from loopkit.update import SchedulerReading as SchedulerReading
+    from loopkit.update import StepReading as StepReading
+    from loopkit.update import Update as Update
+    from loopkit.update import Wipe as Wipe
+    from loopkit.watching import current_run as current_run
+    from loopkit.watching import watch as watch
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "batches": "batching",
+    "CallSites": "callsite",
+    "Site": "callsite",
+    "LoopkitError": "errors",
+    "PluginError": "errors",
+    "StopTraining": "errors",
+    "UsageError": "errors",
+    "Confidence": "finding",
+    "Finding": "finding",
+    "Place": "finding",
+    "Severity": "finding",
+    "hookimpl": "hookspecs",
+    "Ledger": "ledger",
+    "Run": "run",
+    "Event": "update",
+    "Kind": "update",
+    "SchedulerReading": "update",
+    "StepReading": "update",
+    "Update": "update",
+    "Wipe": "update",
+    "current_run": "watching",
+    "watch": "watching",
+}
+__all__ = ["__version__", *_PLACES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'loopkit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"loopkit.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

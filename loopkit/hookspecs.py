@@ -1,0 +1,141 @@
+"""Every event a plugin can hear: the whole of what can be extended, on one page.
+
+A plugin is any object with methods marked `@loopkit.hookimpl`. A method is named after a hook and
+names only the arguments it wants. What it returns is a `Finding`, an iterable of them, or None.
+Arguments are live objects of the user's program: keep one past the call only weakly, change none.
+`run` is the watched run (`Run`); "cost" is what a hook costs while somebody hears it, beside the
+plugin's own work. A hook nobody hears costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
+    from torch.optim import Optimizer
+
+    from loopkit.finding import Finding
+    from loopkit.run import Run
+    from loopkit.update import Update
+
+    Answer = Finding | Iterable[Finding] | None
+
+PROJECT = "loopkit"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a method as the implementation of the hook it is named after."""
+
+
+@hookspec
+def run_started(run: Run) -> Answer:
+    """The watch opened; nothing has happened yet. Cost: once a run."""
+
+
+@hookspec
+def run_finished(run: Run) -> Answer:
+    """The watch closed, also after an exception. Models and optimizers may be gone. Cost: once a run."""
+
+
+@hookspec
+def batch_loaded(run: Run, batch: Any, loader: Any) -> Answer:
+    """A DataLoader iterator, or `loopkit.batches`, handed out `batch`. Cost: one call a batch."""
+
+
+@hookspec
+def before_forward(run: Run, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answer:
+    """The outermost module is about to be called. Silent inside backward (checkpointing recomputes there)
+    and inside a compiled region. Cost: one call a forward of the whole model.
+    """
+
+
+@hookspec
+def after_forward(
+    run: Run, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+) -> Answer:
+    """The outermost module returned `output`. Not called when it raised. Cost: as `before_forward`."""
+
+
+@hookspec
+def before_backward(run: Run, loss: Any) -> Answer:
+    """`Tensor.backward` or `torch.autograd.backward` is about to run; the graph is still whole.
+    `loss` is a tensor, or the sequence of tensors given. `torch.autograd.grad` fills no `.grad` and is
+    not an event. Cost: one call a backward.
+    """
+
+
+@hookspec
+def after_backward(run: Run, loss: Any) -> Answer:
+    """Backward returned: gradients are in `.grad`, the graph is freed unless retained. Cost: one call a
+    backward.
+    """
+
+
+@hookspec
+def gradients_clipped(run: Run, parameters: list[torch.Tensor], limit: float, total_norm: Any) -> Answer:
+    """Gradients were clipped, by norm or by value. `total_norm` is a 0-dim tensor on the gradients' device
+    (reading it waits for the device), or None when clipped by value. Cost: one call a clip.
+    """
+
+
+@hookspec
+def before_step(run: Run, optimizer: Optimizer, closure: Any) -> Answer:
+    """The real optimizer is about to step: never a wrapper that skips. With a `closure`, forward and
+    backward follow inside the step. Cost: one call a step.
+    """
+
+
+@hookspec
+def after_step(run: Run, optimizer: Optimizer) -> Answer:
+    """The real optimizer executed a step; `.grad` still holds what it used. Cost: one call a step."""
+
+
+@hookspec
+def step_skipped(run: Run, optimizer: Optimizer) -> Answer:
+    """A GradScaler found a non-finite gradient and left the step out. Cost: one call a skipped step."""
+
+
+@hookspec
+def gradients_unscaled(run: Run, optimizer: Optimizer, scaler: Any) -> Answer:
+    """A GradScaler divided this optimizer's gradients by its scale, called by the user. Cost: one call."""
+
+
+@hookspec
+def scheduler_stepped(run: Run, scheduler: Any) -> Answer:
+    """A learning-rate scheduler advanced: the outermost of nested ones, and not from its constructor.
+    Cost: one call a scheduler step.
+    """
+
+
+@hookspec
+def before_zero_grad(run: Run, owner: Any) -> Answer:
+    """An optimizer or module is about to clear gradients: the last moment to look at them. Cost: one call."""
+
+
+@hookspec
+def after_zero_grad(run: Run, owner: Any) -> Answer:
+    """An optimizer or module cleared its gradients, to None or to zero. Cost: one call a clear."""
+
+
+@hookspec
+def mode_changed(run: Run, module: torch.nn.Module, training: bool) -> Answer:
+    """`train()` or `eval()` was called on a module, not by its parent. Cost: 0.3 µs for every submodule of
+    that call, and only while somebody hears it.
+    """
+
+
+@hookspec
+def update_finished(run: Run, update: Update) -> Answer:
+    """Everything between two executed steps, as a record. Called for an update of a shape not seen before in
+    this run, and again at its 2nd, 4th, 8th … occurrence (`update.seen`), so that a healthy loop costs
+    nothing and a rule may still tell a habit from an exception. Cost: about 20 µs each of those times.
+    """
+
+
+@hookspec
+def finding_reported(run: Run, finding: Finding) -> Answer:
+    """A finding passed `Run.report` for the first time. Repeats only raise its count. Cost: once a finding."""

@@ -1,0 +1,261 @@
+"""Finds plugins, loads them one by one, guards each of their hooks, and switches one off when it fails.
+
+Finding reads metadata only; loading imports. A plugin that cannot be loaded, or that raises later, is named once
+in `failures`, and the others go on: pluggy alone would drop what they had already answered.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+from loopkit import hookspecs
+from loopkit.errors import LoopkitError, PluginError, StopTraining, did_you_mean
+from loopkit.finding import Finding
+
+GROUP = hookspecs.PROJECT
+"""The entry-point group of plugins, ours and everyone else's."""
+FORMATS = f"{GROUP}.formats"
+"""The entry-point group of what `--format NAME` may name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A plugin that some installed package offers, before it is imported.
+
+    Args:
+        name: what `--no-plugin` and messages call it.
+        target: `module:Class`.
+        entry: the entry point it came from; a family's name switches off the whole family.
+        distribution: the package that brought it, and its version.
+    """
+
+    name: str
+    target: str
+    entry: str
+    distribution: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A plugin that failed: its name, when, and the error. The run went on without it."""
+
+    plugin: str
+    when: str
+    error: str
+
+
+def installed(failures: list[Failure] | None = None) -> list[Installed]:
+    """Every plugin that installed packages offer, by name. A family's tuple is read, its members are not."""
+    found: dict[str, Installed] = {}
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+        origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
+        try:
+            targets = _targets(entry)
+        except Exception as error:  # noqa: BLE001 - any plugin may raise anything at import
+            if failures is not None:
+                failures.append(Failure(entry.name, "import", _told(error)))
+            continue
+        for target in targets:
+            name = entry.name if target == entry.value else _name(target)
+            found.setdefault(name, Installed(name, target, entry.name, origin))
+    return list(found.values())
+
+
+def _targets(entry: importlib.metadata.EntryPoint) -> tuple[str, ...]:
+    """The `module:Class` strings an entry stands for. Loading a family's package imports no check."""
+    if not entry.attr.isupper():  # named like a class: imported later, guarded by itself
+        return (entry.value,)
+    value = entry.load()
+    return tuple(value) if isinstance(value, (tuple, list)) else (entry.value,)
+
+
+def _name(target: str) -> str:
+    """A plugin's name: the file its class stands in, as a slug."""
+    return target.partition(":")[0].rpartition(".")[2].replace("_", "-")
+
+
+def fetch(target: str) -> Any:
+    """The object `module:Name` names.
+
+    Raises:
+        PluginError: no such module, or no such name in it. What importing the module raises passes.
+    """
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        raise PluginError(f"cannot load plugin {target!r}: give it as MODULE:NAME, such as my_checks:MyCheck")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and module_name.startswith(error.name):
+            raise PluginError(f"cannot load plugin {target!r}: no module named {error.name!r}") from error
+        raise
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        near = did_you_mean(attribute, vars(module))
+        raise PluginError(f"cannot load plugin {target!r}: {module_name} has no {attribute!r}{near}") from None
+
+
+class Manager:
+    """The plugins of one run."""
+
+    def __init__(self) -> None:
+        self._pluggy = pluggy.PluginManager(hookspecs.PROJECT)
+        self._pluggy.add_hookspecs(hookspecs)
+        self.hook = self._pluggy.hook
+        self.failures: list[Failure] = []
+        self.stop: StopTraining | None = None
+        self._on_failure: Callable[[Failure], None] | None = None
+
+    def when_one_fails(self, tell: Callable[[Failure], None]) -> None:
+        """Call `tell` for each plugin that fails from now on."""
+        self._on_failure = tell
+
+    def hears(self, hook: str) -> bool:
+        """Whether any plugin implements this hook."""
+        return bool(getattr(self.hook, hook).get_hookimpls())
+
+    def plugins(self) -> list[tuple[str, object]]:
+        """Name and object of each registered plugin."""
+        return [(name, plugin) for name, plugin in self._pluggy.list_name_plugin() if plugin is not None]
+
+    def load_installed(self, skip: Iterable[str] = ()) -> None:
+        """Load what is installed, but for the plugins or families named in `skip`."""
+        failures: list[Failure] = []
+        left_out = set(skip)
+        for offer in installed(failures):
+            if not left_out & {offer.name, offer.entry, offer.target} and not self._pluggy.has_plugin(offer.name):
+                self.load(offer.target, offer.name)
+        for failure in failures:
+            self._fail(failure)
+
+    def load(self, target: str, name: str | None = None) -> bool:
+        """Import `module:Name` and add it; whether that worked. A failure is recorded, not raised."""
+        name = name or _name(target)
+        try:
+            plugin = fetch(target)
+        except Exception as error:  # noqa: BLE001
+            self._fail(Failure(name, "import", _told(error)))
+            return False
+        if isinstance(plugin, (tuple, list)):
+            return all([self.load(member) for member in plugin])
+        return self.add(plugin, name)
+
+    def add(self, plugin: Any, name: str | None = None) -> bool:
+        """Add a plugin: a class, made afresh for this run, or an object. Whether that worked."""
+        name = name or _name_of(plugin)
+        if isinstance(plugin, type):
+            try:
+                plugin = plugin()
+            except Exception as error:  # noqa: BLE001
+                self._fail(Failure(name, "construction", _told(error)))
+                return False
+        if self._pluggy.is_registered(plugin):
+            return True
+        try:
+            self._check(plugin)
+            self._pluggy.register(plugin, self._free(name))
+        except Exception as error:  # noqa: BLE001
+            if self._pluggy.is_registered(plugin):
+                self._pluggy.unregister(plugin)
+            self._fail(Failure(name, "registration", _told(error)))
+            return False
+        self._guard(plugin)
+        return True
+
+    def remove(self, plugin: object) -> None:
+        """Take a plugin out again."""
+        if self._pluggy.is_registered(plugin):
+            self._pluggy.unregister(plugin)
+
+    def call(self, hook: str, **arguments: Any) -> list[Finding]:
+        """Call a hook; the findings of all plugins.
+
+        Raises:
+            StopTraining: a plugin asked for it; the others were called all the same.
+        """
+        answers: list[Sequence[Finding]] = getattr(self.hook, hook)(**arguments)
+        if self.stop is not None:
+            stop, self.stop = self.stop, None
+            raise stop
+        return [finding for answer in answers for finding in answer]
+
+    def _free(self, name: str) -> str:
+        names = {known for known, _ in self._pluggy.list_name_plugin()}
+        return next(free for n in range(1, len(names) + 2) if (free := name if n == 1 else f"{name}-{n}") not in names)
+
+    def _check(self, plugin: object) -> None:
+        """Refuse what pluggy would only meet later: no hook at all, a misspelt one, a wrapper."""
+        specs = [name for name, value in vars(hookspecs).items() if hasattr(value, f"{GROUP}_spec")]
+        marked = {
+            name: options
+            for name in dir(plugin)
+            if isinstance(options := getattr(inspect.getattr_static(plugin, name, None), f"{GROUP}_impl", None), dict)
+        }
+        if not marked:
+            raise PluginError("it has no method marked @loopkit.hookimpl")
+        for name, options in marked.items():
+            hook = options.get("specname") or name
+            if hook not in specs and not options.get("optionalhook"):
+                raise PluginError(f"there is no hook {hook!r}{did_you_mean(hook, specs)}")
+            if options.get("wrapper") or options.get("hookwrapper"):
+                raise PluginError(f"{name} is a hook wrapper; loopkit calls plain implementations only")
+
+    def _guard(self, plugin: object) -> None:
+        for caller in self._pluggy.get_hookcallers(plugin) or []:
+            for implementation in caller.get_hookimpls():
+                if implementation.plugin is plugin:
+                    implementation.function = self._guarded(plugin, caller.name, implementation.function)
+
+    def _guarded(self, plugin: object, hook: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*arguments: Any) -> Sequence[Finding] | None:
+            try:
+                answer = function(*arguments)
+                return None if answer is None else _findings(answer)
+            except StopTraining as request:
+                self.stop = request
+            except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
+                self.switch_off(plugin, hook, error)
+            return None
+
+        return guarded
+
+    def switch_off(self, plugin: object, when: str, error: Exception) -> None:
+        """Drop a plugin that raised, and say so once."""
+        name = self._pluggy.get_name(plugin)
+        if name is not None:
+            self._pluggy.unregister(plugin)
+            self._fail(Failure(name, when, _told(error)))
+
+    def _fail(self, failure: Failure) -> None:
+        self.failures.append(failure)
+        if self._on_failure is not None:
+            self._on_failure(failure)
+
+
+def _findings(answer: Any) -> Sequence[Finding]:
+    """What a hook answered, as a sequence; a generator runs here, inside the guard."""
+    findings = (answer,) if isinstance(answer, Finding) else tuple(answer)
+    for finding in findings:
+        if not isinstance(finding, Finding):
+            raise PluginError(f"a hook answers with Findings or None, not with {type(finding).__name__}")
+    return findings
+
+
+def _name_of(plugin: object) -> str:
+    cls = plugin if isinstance(plugin, type) else type(plugin)
+    rule = getattr(plugin, "rule", None)
+    return rule if isinstance(rule, str) else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+
+
+def _told(error: BaseException) -> str:
+    text = str(error).strip() or "no message"
+    return text if isinstance(error, LoopkitError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,56 @@
+"""The row of events an update consists of, as a line of text: what loopkit understood of a loop."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+_ARROW = " → "
+_FOLDED = 256  # events looked at for a row: enough to read, and folding stays linear
+_LONGEST_REPEAT = 12
+
+
+def row_of(words: Sequence[str]) -> str:
+    """`batch → (forward → backward) ×4 → step`: the words in order, repeats folded."""
+    words = list(words[:_FOLDED]) + (["…"] if len(words) > _FOLDED else [])
+    parts: list[str] = []
+    at = 0
+    while at < len(words):
+        length, times = _repeat(words, at)
+        block = _ARROW.join(words[at : at + length])
+        if times > 1:
+            block = f"{block} ×{times}" if length == 1 else f"({block}) ×{times}"
+        parts.append(block)
+        at += length * times
+    return _ARROW.join(parts)
+
+
+def _repeat(words: Sequence[str], at: int) -> tuple[int, int]:
+    """The block at `at` whose repeats cover most: its length and how often it stands there."""
+    best = (1, 1)
+    for length in range(1, min(_LONGEST_REPEAT, (len(words) - at) // 2) + 1):
+        block = words[at : at + length]
+        times = 1
+        while words[at + times * length : at + (times + 1) * length] == block:
+            times += 1
+        if times > 1 and length * times > best[0] * best[1]:
+            best = (length, times)
+    return best
+
+
+class Rows:
+    """Rows with their counts, the most frequent first."""
+
+    def __init__(self) -> None:
+        self._retired: Counter[str] = Counter()
+
+    def retire(self, words: Iterable[str], count: int) -> None:
+        """Keep the count of a signature that is about to be forgotten."""
+        self._retired[row_of(tuple(words))] += count
+
+    def table(self, occurrences: Mapping[tuple[str, ...], int]) -> list[tuple[str, int]]:
+        """Each row and how many updates consisted of it; signatures that read alike are one row."""
+        counts = Counter(self._retired)
+        for words, count in occurrences.items():
+            counts[row_of(words)] += count
+        return counts.most_common()

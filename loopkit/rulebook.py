@@ -1,0 +1,114 @@
+"""The rules that installed checks can report, read from their source: importing neither them nor torch.
+
+A check's file, class, registration and test bear its slug; its docstring is its page. So `loopkit rules` and
+`loopkit explain` need only the text of the file.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import inspect
+from dataclasses import dataclass
+
+from loopkit.errors import UsageError, did_you_mean
+from loopkit.manager import Installed, installed
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One kind of finding.
+
+    Args:
+        slug: its name, everywhere.
+        family: the entry point it came by.
+        severity, confidence: as the check's class states them.
+        page: the docstring of the check's class.
+        target: `module:Class`.
+    """
+
+    slug: str
+    family: str
+    severity: str
+    confidence: str
+    page: str
+    target: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of the page."""
+        return self.page.partition("\n")[0]
+
+
+@functools.cache
+def rules() -> dict[str, Rule]:
+    """Every rule by slug. A plugin whose class has no literal `rule` attribute reports none that is known."""
+    found: dict[str, Rule] = {}
+    for offer in installed():
+        rule = _read(offer)
+        if rule is not None:
+            found[rule.slug] = rule
+    return dict(sorted(found.items()))
+
+
+def check_slugs(slugs: list[str], extra: frozenset[str] = frozenset()) -> None:
+    """Refuse a rule name that no installed check has.
+
+    Args:
+        slugs: what the user wrote.
+        extra: rules of plugins that were handed over and are not installed.
+
+    Raises:
+        UsageError: names the first unknown slug and its nearest neighbour.
+    """
+    known = set(rules()) | extra
+    for slug in slugs:
+        if slug not in known:
+            raise UsageError(f"unknown rule {slug!r}{did_you_mean(slug, known)} `loopkit rules` lists them")
+
+
+def _read(offer: Installed) -> Rule | None:
+    module_name, _, class_name = offer.target.partition(":")
+    try:
+        spec = importlib.util.find_spec(module_name)
+        if spec is None or spec.origin is None:
+            return None
+        with open(spec.origin, encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return None  # `loopkit plugins` says why it cannot be loaded
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            values = _attributes(node)
+            if "rule" not in values:
+                return None
+            page = inspect.cleandoc(ast.get_docstring(node) or "")
+            return Rule(
+                slug=values["rule"],
+                family=offer.entry,
+                severity=values.get("severity", ""),
+                confidence=values.get("confidence", ""),
+                page=page,
+                target=offer.target,
+            )
+    return None
+
+
+def _attributes(node: ast.ClassDef) -> dict[str, str]:
+    """The class's plain attributes: `rule = "slug"`, and `severity = Severity.ERROR` as "error"."""
+    values: dict[str, str] = {}
+    for statement in node.body:
+        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            target, value = statement.targets[0], statement.value
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            target, value = statement.target, statement.value
+        else:
+            continue
+        if not isinstance(target, ast.Name):
+            continue
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            values[target.id] = value.value
+        elif isinstance(value, ast.Attribute):
+            values[target.id] = value.attr.lower()
+    return values

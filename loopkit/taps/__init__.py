@@ -1,0 +1,49 @@
+"""Which torch call makes which event.
+
+| torch call | event | file |
+|---|---|---|
+| iterating a `DataLoader` | `batch_loaded` | `loader.py` |
+| calling the outermost `Module` | `before_forward`, `after_forward` | `module.py` |
+| `Tensor.backward`, `torch.autograd.backward` | `before_backward`, `after_backward` | `autograd.py` |
+| `clip_grad_norm_`, `clip_grads_with_norm_`, `clip_grad_value_` | `gradients_clipped` | `clipping.py` |
+| `GradScaler.unscale_`, `GradScaler.step` | `gradients_unscaled`, `step_skipped` | `amp.py` |
+| the innermost `Optimizer.step` | `before_step`, `after_step` | `optimizer.py` |
+| `Optimizer.zero_grad`, `Module.zero_grad` | `before_zero_grad`, `after_zero_grad` | `optimizer.py` |
+| `LRScheduler.step` | `scheduler_stepped` | `scheduler.py` |
+| `Module.train`, `Module.eval` | `mode_changed` | `mode.py` |
+
+All but the last also feed the record of the current update, so they are installed in every run. Inside a region
+that torch.compile traces, and on other threads than the first that trained, nothing is an event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from loopkit.run import Run
+from loopkit.taps import amp, autograd, clipping, loader, mode, module, optimizer, scheduler
+from loopkit.taps.patch import Handle, Taps
+
+ALWAYS: tuple[Callable[[Run], Handle], ...] = (
+    loader.install,
+    module.install,
+    autograd.install,
+    clipping.install,
+    amp.install,
+    optimizer.install,
+    scheduler.install,
+)
+IF_HEARD: dict[str, Callable[[Run], Handle]] = {"mode_changed": mode.install}
+
+
+def install(run: Run) -> Handle:
+    """Install every tap that something needs, undoing those already in place if one cannot be."""
+    wanted = [*ALWAYS, *(tap for hook, tap in IF_HEARD.items() if hook in run.heard)]
+    handles: list[Handle] = []
+    try:
+        for tap in wanted:
+            handles.append(tap(run))
+    except BaseException:
+        Taps(*handles).undo()
+        raise
+    return Taps(*handles)

@@ -1,0 +1,53 @@
+"""`GradScaler`: `unscale_` → `gradients_unscaled`; a `step` that found a non-finite gradient → `step_skipped`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from loopkit.run import Run
+from loopkit.taps.patch import Handle, Tap, Taps
+
+
+def install(run: Run) -> Handle:
+    """Listen to every GradScaler."""
+    steps = _Steps()
+    return Taps(
+        Tap(torch.amp.GradScaler, "unscale_", run, after=_unscaled),
+        Tap(torch.amp.GradScaler, "step", run, steps.before, steps.after),
+    )
+
+
+def _optimizer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[1] if len(args) > 1 else kwargs.get("optimizer")
+
+
+def _unscaled(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    optimizer = _optimizer(args, kwargs)
+    if isinstance(optimizer, torch.optim.Optimizer):
+        run.recorder.unscaled(optimizer)
+        if "gradients_unscaled" in run.heard:
+            run.emit("gradients_unscaled", optimizer=optimizer, scaler=args[0])
+
+
+class _Steps:
+    """Tells an executed step from a skipped one by the optimizer's own count of them."""
+
+    def __init__(self) -> None:
+        self._before = 0
+
+    def before(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        optimizer = _optimizer(args, kwargs)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            self._before = run.recorder.steps_of(optimizer)
+
+    def after(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        optimizer = _optimizer(args, kwargs)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            return
+        # A disabled scaler passes straight on to the optimizer, whose step is then counted like any other.
+        if run.recorder.steps_of(optimizer) == self._before:
+            run.recorder.step_skipped(optimizer)
+            if "step_skipped" in run.heard:
+                run.emit("step_skipped", optimizer=optimizer)

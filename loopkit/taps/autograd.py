@@ -1,0 +1,41 @@
+"""`Tensor.backward` and `torch.autograd.backward` → `before_backward`, `after_backward`.
+
+`Tensor.backward` calls `torch.autograd.backward` through the module, so one patch serves both, and the tensor
+method itself, by which Dynamo knows a backward, stays as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from loopkit.run import Run
+from loopkit.taps.patch import Handle, Tap
+
+
+def install(run: Run) -> Handle:
+    """Listen to backward."""
+    return Tap(torch.autograd, "backward", run, _before, _after, _failed)
+
+
+def _loss(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else kwargs.get("tensors")
+
+
+def _before(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if not run.recorder.in_backward:
+        if "before_backward" in run.heard:
+            run.emit("before_backward", loss=_loss(args, kwargs))
+    run.recorder.backward_began()
+
+
+def _after(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    run.recorder.backward_ended()
+    if not run.recorder.in_backward:
+        if "after_backward" in run.heard:
+            run.emit("after_backward", loss=_loss(args, kwargs))
+
+
+def _failed(run: Run) -> None:
+    run.recorder.backward_ended()

@@ -1,0 +1,46 @@
+"""`clip_grad_norm_`, `clip_grads_with_norm_` and `clip_grad_value_` → `gradients_clipped`.
+
+`clip_grad_norm_` calls an inner helper through its module, which therefore hears it however a user imported the
+public name. `clip_grad_value_` has no such helper: imported by name before the watch opened, it goes unheard,
+and the ledger takes it for a change by hand.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.utils import clip_grad
+
+from loopkit.run import Run
+from loopkit.taps.patch import Handle, Tap, Taps
+
+
+def install(run: Run) -> Handle:
+    """Listen to clipping."""
+    return Taps(
+        Tap(clip_grad, "_clip_grads_with_norm_", run, after=_by_norm),
+        Tap(clip_grad, "clip_grad_value_", run, after=_by_value),
+        Tap(torch.nn.utils, "clip_grad_value_", run, after=_by_value),
+    )
+
+
+def _parameters(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """What was clipped; a generator is used up by now, and known only as empty."""
+    given = args[0] if args else kwargs.get("parameters", ())
+    return [given] if isinstance(given, torch.Tensor) else list(given)
+
+
+def _by_norm(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    run.recorder.clipped()
+    if "gradients_clipped" in run.heard:
+        limit = args[1] if len(args) > 1 else kwargs.get("max_norm", 0.0)
+        norm = args[2] if len(args) > 2 else kwargs.get("total_norm")
+        run.emit("gradients_clipped", parameters=_parameters(args, kwargs), limit=float(limit), total_norm=norm)
+
+
+def _by_value(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    run.recorder.clipped()
+    if "gradients_clipped" in run.heard:
+        limit = args[1] if len(args) > 1 else kwargs.get("clip_value", 0.0)
+        run.emit("gradients_clipped", parameters=_parameters(args, kwargs), limit=float(limit), total_norm=None)

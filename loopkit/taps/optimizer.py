@@ -1,0 +1,94 @@
+"""Optimizers: a step → `before_step`, `after_step`; clearing → `before_zero_grad`, `after_zero_grad`.
+
+Steps are heard through torch's own global hooks, which fire for the innermost optimizer only where it really
+steps: Accelerate's wrapper, whose `step` does nothing inside a window, never gets there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim import optimizer as torch_optimizer
+
+from loopkit.run import Run
+from loopkit.taps.patch import Cell, Handle, Tap, Taps, ignore, listen
+
+
+def install(run: Run) -> Handle:
+    """Listen to every optimizer."""
+    before = _before_clear if "before_zero_grad" in run.heard else ignore
+    return Taps(
+        _Steps(run),
+        # Constructors call this; so the gradients of the first backward have an owner. A wrapper around a public
+        # name there would shift the frames that torch's warnings about parameter groups count.
+        Tap(torch.optim.Optimizer, "_patch_step_function", run, after=_met),
+        Tap(torch.optim.Optimizer, "zero_grad", run, before, _after_clear),
+        Tap(torch.nn.Module, "zero_grad", run, before, _after_module_clear),
+    )
+
+
+class _Steps:
+    """The global step hooks."""
+
+    def __init__(self, run: Run) -> None:
+        self._cell = Cell(run)
+        self._handles = [
+            torch_optimizer.register_optimizer_step_pre_hook(self._before),
+            torch_optimizer.register_optimizer_step_post_hook(self._after),
+        ]
+
+    def undo(self) -> None:
+        """Remove them."""
+        self._cell.run = None
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
+        if torch.compiler.is_compiling():
+            return
+        run = self._cell.run
+        if run is not None and run.listens():
+            # args[0] is the optimizer itself.
+            closure = args[1] if len(args) > 1 else kwargs.get("closure")
+            listen(run, _before_step, optimizer, closure)
+
+    def _after(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
+        if torch.compiler.is_compiling():
+            return
+        run = self._cell.run
+        if run is not None and run.listens():
+            listen(run, _after_step, optimizer)
+
+
+def _before_step(run: Run, optimizer: torch.optim.Optimizer, closure: Any) -> None:
+    if "before_step" in run.heard:
+        run.emit("before_step", optimizer=optimizer, closure=closure)
+    run.recorder.step_began(optimizer, callable(closure))
+
+
+def _after_step(run: Run, optimizer: torch.optim.Optimizer) -> None:
+    if run.recorder.step_ended(optimizer):
+        if "after_step" in run.heard:
+            run.emit("after_step", optimizer=optimizer)
+
+
+def _met(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    run.recorder.ledger.owner(args[0])
+
+
+def _before_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    run.emit("before_zero_grad", owner=args[0])
+
+
+def _after_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    to_none = args[1] if len(args) > 1 else kwargs.get("set_to_none", True)
+    run.recorder.cleared(args[0], bool(to_none))
+    if "after_zero_grad" in run.heard:
+        run.emit("after_zero_grad", owner=args[0])
+
+
+def _after_module_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    run.recorder.cleared(None, False)
+    if "after_zero_grad" in run.heard:
+        run.emit("after_zero_grad", owner=args[0])

@@ -1,0 +1,149 @@
+"""Putting a listener around a torch function, and taking it away without a trace."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from loopkit.run import Run
+
+
+class Handle(Protocol):
+    """What every `install(run)` returns."""
+
+    def undo(self) -> None:
+        """Leave torch as it was. A second call does nothing."""
+
+
+class Cell:
+    """Where a wrapper finds the run it reports to; empty once the watch has closed.
+
+    A wrapper may outlive the watch: somebody imported it by name, or a class was pickled by value with it.
+    It then passes every call through, and the cell pickles as an empty one.
+    """
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Run | None = None) -> None:
+        self.run = run
+
+    def __reduce__(self) -> tuple[type[Cell], tuple[()]]:
+        return Cell, ()
+
+
+Listener = Callable[[Run, tuple[Any, ...], dict[str, Any]], None]
+Ending = Callable[[Run, tuple[Any, ...], dict[str, Any], Any], None]
+
+
+def ignore(run: Run, *_: Any) -> None:
+    """Listens to nothing."""
+
+
+class Tap:
+    """A wrapper around one attribute of a torch module or class.
+
+    Args:
+        owner: the module or class.
+        name: its attribute.
+        run: the run to report to.
+        before: called with the call's arguments before the original.
+        after: called with arguments and result once the original returned.
+        failed: called instead of `after` when the original raised.
+    """
+
+    def __init__(
+        self,
+        owner: Any,
+        name: str,
+        run: Run,
+        before: Listener = ignore,
+        after: Ending = ignore,
+        failed: Callable[[Run], None] = ignore,
+    ) -> None:
+        self._owner = owner
+        self._name = name
+        self._own = vars(owner).get(name, _ABSENT)
+        self._cell = Cell(run)
+        self._wrapper = _around(getattr(owner, name), self._cell, before, after, failed)
+        setattr(owner, name, self._wrapper)
+
+    def undo(self) -> None:
+        """Put the original back. If somebody has patched on top meanwhile, ours stays beneath it, inert."""
+        self._cell.run = None
+        if vars(self._owner).get(self._name) is not self._wrapper:
+            return
+        if self._own is _ABSENT:
+            delattr(self._owner, self._name)
+        else:
+            setattr(self._owner, self._name, self._own)
+
+
+class Taps:
+    """Several handles as one."""
+
+    def __init__(self, *handles: Handle) -> None:
+        self._handles = list(handles)
+
+    def undo(self) -> None:
+        """Undo them, the last first."""
+        while self._handles:
+            self._handles.pop().undo()
+
+
+_ABSENT = object()
+_thread = threading.get_ident
+_clock = time.perf_counter_ns
+_is_compiling = torch.compiler.is_compiling
+
+
+def _around(
+    original: Callable[..., Any], cell: Cell, before: Listener, after: Ending, failed: Callable[[Run], None]
+) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        # First, and alone on its line: while Dynamo traces, nothing below this is part of the graph.
+        if _is_compiling():
+            return original(*args, **kwargs)
+        run = cell.run
+        # What `listens` says, without a call of it at every event.
+        if run is None or run.busy or (run.thread != _thread() and not run.listens()):
+            return original(*args, **kwargs)
+        if before is not ignore:
+            listen(run, before, args, kwargs)
+        try:
+            result = original(*args, **kwargs)
+        except BaseException as error:
+            hide_this_frame(error)
+            if failed is not ignore:
+                listen(run, failed)
+            raise
+        if after is not ignore:
+            listen(run, after, args, kwargs, result)
+        return result
+
+    return wrapper
+
+
+def listen(run: Run, listener: Callable[..., None], *arguments: Any) -> None:
+    """Call a listener, keep its errors from the user's loop, and put its time on loopkit's account."""
+    weight = run.recorder.weight
+    began = _clock() if weight else 0
+    try:
+        listener(run, *arguments)
+    except Exception as error:  # noqa: BLE001
+        run.broken(error)
+    finally:
+        if weight:
+            run.spent_ns += (_clock() - began) * weight
+
+
+def hide_this_frame(error: BaseException) -> None:
+    """Drop the wrapper's own entry from a traceback that passes through it."""
+    traceback = error.__traceback__
+    if traceback is not None and traceback.tb_next is not None:
+        error.__traceback__ = traceback.tb_next

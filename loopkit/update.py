@@ -1,0 +1,150 @@
+"""The record of one update: what happened between two executed optimizer steps, as plain data.
+
+Nothing here needs torch: a check of order is a pure function of such a record and can be replayed.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loopkit.callsite import Site
+
+
+class Kind(enum.StrEnum):
+    """What an event is; the value is the word users read in the row of events."""
+
+    BATCH = "batch"
+    FORWARD = "forward"
+    EVALUATION = "evaluation"
+    BACKWARD = "backward"
+    CLIP = "clip"
+    UNSCALE = "unscale"
+    STEP = "step"
+    SKIP = "skipped step"
+    SCHEDULER = "scheduler"
+    ZERO_GRAD = "zero_grad"
+
+
+@dataclass(frozen=True, slots=True)
+class Wipe:
+    """Gradients that backward made, no step had used, and a clear threw away.
+
+    Args:
+        backward: where they were made; None when they were there before the watch saw the optimizer.
+        cleared: where they were cleared; None when by hand, outside `zero_grad`.
+        batch: number of the batch they came from.
+        inputs: number of the model input they came from; changes when the model is given another object.
+        parameters: how many parameters lost theirs.
+        in_closure: cleared or made inside a step's closure.
+        forward_since: whether a forward with gradients ran between the clear and the step that followed.
+        claimed: another optimizer's step had used that same backward: the clear removed leftovers.
+    """
+
+    backward: Site | None
+    cleared: Site | None
+    batch: int
+    inputs: int
+    parameters: int
+    in_closure: bool
+    forward_since: bool
+    claimed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepReading:
+    """What the gradient ledger says of the gradients one executed step used.
+
+    Counts are of parameters of this optimizer. `fresh`: only gradients no step of this optimizer had
+    used; `mixed`: fresh ones added on top of used ones; `reused`: used ones alone; `written`: changed or
+    set by hand since the last step; `without`: None or cleared. They add up to `parameters`.
+    """
+
+    optimizer: str
+    number: int
+    stock: bool
+    parameters: int
+    without: int
+    fresh: int
+    mixed: int
+    reused: int
+    written: int
+    contributions: int
+    made_by: tuple[Site, ...]
+    batches: tuple[int, ...]
+    inputs: tuple[int, ...]
+    used_by: Site | None
+    stale_from: Site | None
+    wipes: tuple[Wipe, ...]
+    closure: bool
+    inside_backward: bool
+    wraps_a_step: bool
+    idle: bool
+    forward_seen: bool
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerReading:
+    """A scheduler's advance.
+
+    Args:
+        scheduler: its class name.
+        number: which scheduler of the run.
+        optimizer: label of the optimizer it drives, where that one is known.
+        steps_before: steps that optimizer had executed, or a GradScaler had skipped, before this advance.
+        position: `last_epoch` after the advance; None where the scheduler has none.
+        explicit: the caller gave the position (`step(epoch)`) or a metric.
+    """
+
+    scheduler: str
+    number: int
+    optimizer: str
+    steps_before: int
+    position: float | None
+    explicit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of an update: what, where, on which object, and what was read there."""
+
+    kind: Kind
+    site: Site | None = None
+    subject: int = 0
+    reading: StepReading | SchedulerReading | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Everything between two executed steps.
+
+    Args:
+        number: executed steps of all optimizers so far, this update's own included.
+        seen: how many updates of this signature there have been, this one included.
+        updates: how many updates of any signature there have been, this one included.
+        events: in order.
+        truncated: more than `recorder.LONGEST` events; only the first ones and all steps are here.
+    """
+
+    number: int
+    seen: int
+    updates: int
+    events: tuple[Event, ...]
+    truncated: bool = False
+
+    def steps(self) -> Iterator[tuple[Event, StepReading]]:
+        """The executed steps, with what the ledger says of each."""
+        for event in self.events:
+            if isinstance(event.reading, StepReading):
+                yield event, event.reading
+
+    def schedulers(self) -> Iterator[tuple[Event, SchedulerReading]]:
+        """The scheduler advances."""
+        for event in self.events:
+            if isinstance(event.reading, SchedulerReading):
+                yield event, event.reading

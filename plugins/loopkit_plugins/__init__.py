@@ -1,0 +1,1 @@
+"""The checks, sinks and controls that ship with loopkit, written against its public hooks only."""

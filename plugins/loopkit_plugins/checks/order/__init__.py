@@ -1,0 +1,8 @@
+"""Checks of the order of backward, step, scheduler and zero_grad."""
+
+CHECKS = (
+    "loopkit_plugins.checks.order.missing_zero_grad:MissingZeroGrad",
+    "loopkit_plugins.checks.order.scheduler_before_optimizer:SchedulerBeforeOptimizer",
+    "loopkit_plugins.checks.order.step_without_fresh_grad:StepWithoutFreshGrad",
+    "loopkit_plugins.checks.order.zero_grad_before_step:ZeroGradBeforeStep",
+)

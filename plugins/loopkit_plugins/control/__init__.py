@@ -1,0 +1,1 @@
+"""Plugins that act on a loop."""
