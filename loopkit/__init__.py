@@ -59,7 +59,7 @@ _PLACES = {
     "current_run": "watching",
     "watch": "watching",
 }
-__all__ = ["__version__", *_PLACES]  # noqa: PLE0604
+__all__ = ["__version__", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:

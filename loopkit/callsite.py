@@ -61,7 +61,7 @@ class CallSites:
         self._sites: dict[tuple[int, ...], Site] = {}
         self._spots: dict[Place, int] = {}
         self._user_folders: list[str] = []
-        self._transparent = _folders_of_interpreter() + [_folder_of("torch"), _OURS]
+        self._transparent = [*_folders_of_interpreter(), _folder_of("torch"), _OURS]
         self._installed = _folders_of_packages()
 
     def add_user_folder(self, folder: str) -> None:
@@ -127,7 +127,7 @@ class CallSites:
         if any(path.startswith(folder) for folder in self._user_folders):
             return _USER
         # Packages come first: site-packages lies inside the standard library's folder.
-        if path.startswith(self._transparent[-2]) or path.startswith(self._transparent[-1]):
+        if path.startswith((self._transparent[-2], self._transparent[-1])):
             return _TRANSPARENT
         if any(path.startswith(folder) for folder in self._installed) or _in_packages(path):
             return _INSTALLED
@@ -147,7 +147,9 @@ def _is_optimizer_step(frame: FrameType) -> bool:
     if frame.f_code.co_name != "step":
         return False
     owner = frame.f_locals.get("self")
-    return any(cls.__name__ == "Optimizer" and cls.__module__.startswith("torch.optim") for cls in type(owner).__mro__)
+    return any(
+        cls.__name__ == "Optimizer" and cls.__module__.startswith("torch.optim") for cls in type(owner).__mro__
+    )
 
 
 def _folder_of(package: str) -> str:

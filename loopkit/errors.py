@@ -18,7 +18,7 @@ class PluginError(LoopkitError):
     """A plugin that cannot be found, loaded or registered; the message names it."""
 
 
-class StopTraining(BaseException):  # noqa: N818 - a request, not an error
+class StopTraining(BaseException):
     """Raised by a plugin to end training.
 
     Derives from `BaseException`, as `KeyboardInterrupt` does, so that an `except Exception` around

@@ -16,13 +16,11 @@ from __future__ import annotations
 import enum
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
-from functools import reduce
-from itertools import chain
-from operator import is_, or_
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from operator import is_
+from typing import TYPE_CHECKING
 
-from loopkit.update import StepReading, Wipe
+from loopkit.holdings import EMPTY, VALUE_READS, Mark, Owner, State, nothing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,10 +28,6 @@ if TYPE_CHECKING:
 
     from loopkit.callsite import Site
 
-VALUE_READS = 3
-"""How often, for each optimizer, a suspicion may be confirmed by reading one gradient's value."""
-
-_KEPT_MARKS = 4  # of a long window only the first and last contributions are kept, so memory stays flat
 _KEPT_WIPES = 16
 
 
@@ -53,129 +47,6 @@ class _Change(enum.Enum):
     REPLACED = enum.auto()
 
 
-class Mark:
-    """One backward's contribution: at which tick of the ledger's clock, from where, of which batch."""
-
-    __slots__ = ("batch", "claimed", "inputs", "site", "tick")
-
-    def __init__(self, tick: int, site: Site | None, batch: int, inputs: int) -> None:
-        self.tick = tick
-        self.site = site
-        self.batch = batch
-        self.inputs = inputs
-        self.claimed = False
-
-
-class _State:
-    """What one parameter's `.grad` holds, shared by all parameters with the same history; compared by identity."""
-
-    __slots__ = ("count", "fresh", "used", "written")
-
-    def __init__(
-        self, used: tuple[Mark, ...] = (), fresh: tuple[Mark, ...] = (), count: int = 0, written: bool = False
-    ) -> None:
-        self.used = used
-        self.fresh = fresh
-        self.count = count
-        self.written = written
-
-    def contributed(self, mark: Mark) -> _State:
-        fresh = (*self.fresh, mark)
-        if len(fresh) > _KEPT_MARKS:
-            fresh = fresh[:2] + fresh[-2:]
-        return _State(self.used, fresh, self.count + 1, self.written)
-
-    def consumed(self) -> _State:
-        return _State((self.used + self.fresh)[-_KEPT_MARKS:], (), 0, False)
-
-
-_EMPTY = _State()
-_Wiped = tuple[Mark, "Site | None", int, bool, int]
-
-
-class RawReading(tuple["Owner", int, tuple[tuple[_State, int], ...], tuple[_Wiped, ...], "Site | None", bool, int]):
-    """What a step used, before anybody asked to know: owner, shape as bits, states with their counts, what was
-    wiped, the site of the step before, whether this is the first, and the tick of the last forward. Cheap to make;
-    most are never told."""
-
-    __slots__ = ()
-
-    @property
-    def shape(self) -> int:
-        """The reading without its numbers, as 11 bits."""
-        return self[1]
-
-
-def _nothing() -> None:
-    """Stands where a weak reference to a gradient would, while there is none."""
-
-
-class Owner:
-    """One optimizer and the ledger's columns for its parameters, in the order of its groups."""
-
-    __slots__ = ("blank", "clear", "cleared_at", "column", "hidden_clears", "ids", "keeps_grads", "label", "last_site", "last_tick",
-                 "number", "offers", "optimizer", "reads_left", "refs", "steps", "stock", "uniform", "versions",
-                 "wiped", "zeros_read")  # fmt: skip
-
-    def __init__(self, optimizer: Optimizer, number: int, forget: Callable[[Any], None]) -> None:
-        self.optimizer = weakref.ref(optimizer, forget)
-        self.number = number
-        self.label = type(optimizer).__name__ if number == 0 else f"{type(optimizer).__name__} #{number + 1}"
-        # Of torch's own optimizers it is known that a step without gradients does nothing.
-        self.stock = getattr(type(optimizer).step, "__module__", "").startswith("torch.optim")
-        # They leave `.grad` as it is, but for fused kernels that unscale it themselves.
-        self.keeps_grads = self.stock and not getattr(optimizer, "_step_supports_amp_scaling", False)
-        self.ids: list[int] = []
-        self.refs: list[Callable[[], Tensor | None]] = []
-        self.versions: list[int] = []
-        self.blank = True  # no parameter has a gradient
-        self.clear: Site | None = None  # a zero_grad since the last look
-        self.cleared_at = (0, False)
-        # One state for all parameters, the usual case, or a column of them: one of the two is always None.
-        self.uniform: _State | None = _EMPTY
-        self.column: list[_State] | None = None
-        self.steps = 0
-        self.offers = 0  # executed steps and those a GradScaler skipped
-        self.last_site: Site | None = None
-        self.last_tick = 0
-        self.reads_left = VALUE_READS
-        self.zeros_read = 0
-        self.hidden_clears = False  # every value read was 0: they are cleared through `.data`
-        self.wiped: list[_Wiped] = []
-
-    def parameters(self) -> list[Tensor]:
-        """The optimizer's parameters as its groups list them now; none once it is gone."""
-        optimizer = self.optimizer()
-        if optimizer is None:
-            return []
-        groups = getattr(optimizer, "param_groups", ())  # none yet while its constructor runs
-        return list(chain.from_iterable(group["params"] for group in groups))
-
-
-    def states(self) -> list[_State]:
-        """The state of each parameter."""
-        if self.column is not None:
-            return self.column
-        assert self.uniform is not None
-        return [self.uniform] * len(self.versions)
-
-    def set_states(self, states: list[_State]) -> None:
-        """Replace the column; as one state where all are the same."""
-        first = states[0] if states else _EMPTY
-        if states.count(first) == len(states):
-            self.uniform, self.column = first, None
-        else:
-            self.uniform, self.column = None, states
-
-
-    def empty(self) -> None:
-        """No parameter has a gradient any more."""
-        count = len(self.versions)
-        self.refs, self.versions = [_nothing] * count, [-1] * count
-        self.uniform, self.column = _EMPTY, None
-        self.blank, self.clear = True, None
-
-
 class Ledger:
     """Reads and remembers the gradients of every optimizer it was told of.
 
@@ -184,8 +55,9 @@ class Ledger:
 
     def __init__(self) -> None:
         self._owners: dict[int, Owner] = {}
+        self._aliases: dict[int, tuple[weakref.ref[Optimizer], Owner]] = {}
         self._tick = 0
-        self._last_forward = 0
+        self.last_forward = 0
         self._closures = 0
 
     # -- who there is ------------------------------------------------------------------------------------
@@ -196,9 +68,23 @@ class Ledger:
         found = self._owners.get(key)
         if found is not None and found.optimizer() is optimizer:
             return found
-        owners = self._owners
+        alias = self._aliases.get(key)
+        if alias is not None and alias[0]() is optimizer:
+            return alias[1]
+        return self._meet(optimizer)
 
-        def forget(reference: object, key: int = key) -> None:
+    def _meet(self, optimizer: Optimizer) -> Owner:
+        key = id(optimizer)
+        owners, aliases = self._owners, self._aliases
+        for owner in list(owners.values()):
+            # Lightning's manual optimization, SAM and Lookahead put an optimizer around an optimizer: one set of
+            # groups, two objects, of which one clears and the other steps.
+            groups = getattr(owner.optimizer(), "param_groups", None)
+            if groups is not None and groups is getattr(optimizer, "param_groups", None):
+                aliases[key] = weakref.ref(optimizer, lambda _, key=key: aliases.pop(key, None)), owner  # type: ignore[misc]
+                return owner
+
+        def forget(reference: object) -> None:
             if key in owners and owners[key].optimizer is reference:
                 del owners[key]
 
@@ -212,15 +98,18 @@ class Ledger:
         """The optimizers that are alive."""
         return list(self._owners.values())
 
-    def _adopt(self, owner: Owner) -> None:
-        """Match the columns to the parameter groups, which a user may extend or replace at any time."""
+    def _adopt(self, owner: Owner, mark: Mark | None = None) -> None:
+        """Match the columns to the parameter groups, which a user may extend or replace at any time.
+
+        A gradient that a parameter brings along is put down to `mark`, the backward that just ended, if any.
+        """
         parameters = owner.parameters()
         known = dict(zip(owner.ids, range(len(owner.ids)), strict=True))
         refs, versions, states = owner.refs, owner.versions, owner.states()
         owner.ids = list(map(id, parameters))
         owner.refs, owner.versions = [], []
-        adopted: list[_State] = []
-        unknown = _State(fresh=(Mark(self._tick, None, -1, -1),), count=1)
+        adopted: list[State] = []
+        unknown = State(fresh=(mark or Mark(self._tick, None, -1, -1),), count=1)
         for parameter, key in zip(parameters, owner.ids, strict=True):
             at = known.get(key)
             grad = parameter.grad
@@ -229,16 +118,22 @@ class Ledger:
                 owner.versions.append(versions[at])
                 adopted.append(states[at])
             else:
-                owner.refs.append(_nothing if grad is None else weakref.ref(grad))
+                owner.refs.append(nothing if grad is None else weakref.ref(grad))
                 owner.versions.append(-1 if grad is None else grad._version)
-                adopted.append(_EMPTY if grad is None else unknown)
+                adopted.append(EMPTY if grad is None else unknown)
         owner.set_states(adopted)
         owner.blank = max(owner.versions, default=-1) < 0
 
     # -- looking -----------------------------------------------------------------------------------------
 
     def look(
-        self, owner: Owner, cause: Cause, mark: Mark | None = None, site: Site | None = None, *, thorough: bool = False
+        self,
+        owner: Owner,
+        cause: Cause,
+        mark: Mark | None = None,
+        site: Site | None = None,
+        *,
+        thorough: bool = False,
     ) -> None:
         """Bring one optimizer's columns up to date, putting every change down to `cause`.
 
@@ -248,7 +143,7 @@ class Ledger:
         groups = getattr(optimizer, "param_groups", ())
         grads = [parameter.grad for group in groups for parameter in group["params"]]
         if len(grads) != len(owner.versions) or (thorough and owner.ids != list(map(id, owner.parameters()))):
-            self._adopt(owner)
+            self._adopt(owner, mark)
             grads = [parameter.grad for parameter in owner.parameters()]
         versions = [-1 if grad is None else grad._version for grad in grads]
         if versions == owner.versions and (owner.blank or all(map(is_, grads, [ref() for ref in owner.refs]))):
@@ -259,7 +154,7 @@ class Ledger:
         if owner.blank and cause is Cause.BACKWARD and mark is not None and min(versions) >= 0:
             # The usual first backward of an update: every gradient is new, and all have the same history.
             owner.refs = [weakref.ref(grad) for grad in grads if grad is not None]
-            owner.uniform, owner.column = _State((), (mark,), 1), None
+            owner.uniform, owner.column = State((), (mark,), 1), None
             owner.versions, owner.blank = versions, False
         elif cause is Cause.CLEAR and owner.uniform is not None and max(versions) < 0:
             if owner.uniform.fresh:
@@ -284,14 +179,14 @@ class Ledger:
     ) -> None:
         before = owner.versions
         refs, states = owner.refs, list(owner.states())
-        wiped: Counter[_State] = Counter()
-        after: dict[tuple[_State, _Change], _State] = {}
+        wiped: Counter[State] = Counter()
+        after: dict[tuple[State, _Change], State] = {}
         for i, grad in enumerate(grads):
             if grad is None:
                 if before[i] < 0:
                     continue
                 change = _Change.GONE
-                refs[i] = _nothing
+                refs[i] = nothing
             elif before[i] < 0:
                 change = _Change.NEW
                 refs[i] = weakref.ref(grad)
@@ -307,7 +202,7 @@ class Ledger:
             new = after.get(key)
             if new is None:
                 new = after[key] = self._next(state, change, cause, mark)
-            if state.fresh and (new is _EMPTY or cause is Cause.CLEAR) and cause in (Cause.CLEAR, Cause.HAND):
+            if state.fresh and (new is EMPTY or cause is Cause.CLEAR) and cause in (Cause.CLEAR, Cause.HAND):
                 wiped[state] += 1
             states[i] = new
         owner.versions = versions
@@ -316,27 +211,27 @@ class Ledger:
         for state, count in wiped.items():
             self._wipe(owner, state, count, site)
 
-    def _next(self, state: _State, change: _Change, cause: Cause, mark: Mark | None) -> _State:
+    def _next(self, state: State, change: _Change, cause: Cause, mark: Mark | None) -> State:
         if cause is Cause.BACKWARD and mark is not None:
             # Gone inside a backward: an optimizer that steps and clears from a gradient hook.
-            return _EMPTY if change is _Change.GONE else state.contributed(mark)
+            return EMPTY if change is _Change.GONE else state.contributed(mark)
         if cause is Cause.STEP:
-            return _EMPTY if change is _Change.GONE else state
+            return EMPTY if change is _Change.GONE else state
         if change is _Change.GONE or (cause is Cause.CLEAR and change is _Change.BUMPED):
-            return _EMPTY
+            return EMPTY
         written = self._written()
         if change is _Change.BUMPED and state.fresh:
             # Scaled, averaged over processes, clipped by hand: still the gradients that backward made.
-            return _State(state.used, state.fresh, state.count, True)
+            return State(state.used, state.fresh, state.count, True)
         # Set by hand, or used gradients that were zeroed or scaled on purpose: nothing stale is left to prove.
-        return _State((), (written,), 1, True)
+        return State((), (written,), 1, True)
 
     def _written(self) -> Mark:
         mark = Mark(self._tick, None, -1, -1)
-        mark.claimed = True
+        mark.claimed_at = -1
         return mark
 
-    def _wipe(self, owner: Owner, state: _State, count: int, site: Site | None) -> None:
+    def _wipe(self, owner: Owner, state: State, count: int, site: Site | None) -> None:
         tick, in_closure = owner.cleared_at if site is not None else (self._tick, self._closures > 0)
         for mark in state.fresh:
             if len(owner.wiped) < _KEPT_WIPES:
@@ -347,14 +242,14 @@ class Ledger:
     def forward(self) -> None:
         """A forward with gradients enabled began."""
         self._tick += 1
-        self._last_forward = self._tick
+        self.last_forward = self._tick
 
     def backward_began(self) -> None:
         """Before a backward adds to anything: note what was done by hand, and confirm what looks stale."""
         for owner in list(self._owners.values()):
-            if not owner.blank:
+            if not owner.blank or not owner.versions:
                 self.look(owner, Cause.HAND)
-                if owner.uniform is not _EMPTY and (owner.reads_left or owner.hidden_clears):
+                if owner.uniform is not EMPTY and (owner.reads_left or owner.hidden_clears):
                     self._confirm(owner)
 
     def backward_ended(self, site: Site, batch: int, inputs: int) -> None:
@@ -397,6 +292,8 @@ class Ledger:
     def consume(self, owner: Owner, site: Site | None) -> None:
         """A step of `owner` was executed, or skipped by its GradScaler: its gradients are used from now on."""
         self._tick += 1
+        if owner.keeps_grads is None:
+            owner.keeps_grads = owner.stock and not _unscales_itself(owner)
         if not owner.keeps_grads or self._closures:
             self.look(owner, Cause.STEP)
         if owner.uniform is not None:
@@ -409,65 +306,12 @@ class Ledger:
         owner.last_site = site
         owner.last_tick = self._tick
 
-    @staticmethod
-    def _use(state: _State) -> _State:
+    def _use(self, state: State) -> State:
         if not state.fresh:
             return state
         for mark in state.fresh:
-            mark.claimed = True
+            mark.claimed_at = min(mark.claimed_at, self._tick)
         return state.consumed()
-
-    # -- what is known -----------------------------------------------------------------------------------
-
-    def read(self, owner: Owner, *, closure: bool, inside_backward: bool, wraps_a_step: bool) -> RawReading:
-        """What the gradients look like that this owner's step uses; `told` makes a `StepReading` of it."""
-        kinds: tuple[tuple[_State, int], ...]
-        uniform = owner.uniform
-        if uniform is not None:
-            kinds = ((uniform, len(owner.versions)),)
-            fed, shape = bool(uniform.fresh), _kind(uniform)
-        else:
-            kinds = tuple(Counter(owner.states()).items())
-            fed = any(state.fresh for state, _ in kinds)
-            shape = reduce(or_, {_kind(state) for state, _ in kinds})
-        forward_seen = self._last_forward > owner.last_tick
-        idle = not fed and _is_idle(owner)
-        shape |= bool(owner.wiped) << 5 | closure << 6 | inside_backward << 7
-        shape |= wraps_a_step << 8 | idle << 9 | forward_seen << 10
-        wiped = tuple(owner.wiped)
-        return RawReading((owner, shape, kinds, wiped, owner.last_site, owner.offers == 0, self._last_forward))
-
-    def told(self, raw: RawReading) -> StepReading:
-        """A raw reading in the words of checks."""
-        owner, shape, kinds, wiped, used_by, first, last_forward = raw
-        counts = dict.fromkeys(_KINDS.values(), 0)
-        made: dict[Mark, None] = {}
-        stale: Site | None = None
-        for state, count in kinds:
-            counts[_KINDS[_kind(state)]] += count
-            made.update(dict.fromkeys(state.fresh))
-            if state.used and state.fresh:
-                stale = stale or state.used[0].site
-        return StepReading(
-            optimizer=owner.label,
-            number=owner.number,
-            stock=owner.stock,
-            parameters=sum(counts.values()),
-            **counts,
-            contributions=max((state.count for state, _ in kinds), default=0),
-            made_by=tuple(dict.fromkeys(mark.site for mark in made if mark.site is not None)),
-            batches=tuple(mark.batch for mark in made),
-            inputs=tuple(mark.inputs for mark in made),
-            used_by=used_by,
-            stale_from=stale,
-            wipes=tuple(_wipe_told(wipe, last_forward) for wipe in wiped),
-            closure=bool(shape & 1 << 6),
-            inside_backward=bool(shape & 1 << 7),
-            wraps_a_step=bool(shape & 1 << 8),
-            idle=bool(shape & 1 << 9),
-            forward_seen=bool(shape & 1 << 10),
-            first=first,
-        )
 
     def _confirm(self, owner: Owner) -> None:
         """Read one value where used gradients are about to be added to: `.data.zero_()` leaves no trace."""
@@ -482,43 +326,13 @@ class Ledger:
             owner.zeros_read += 1
             owner.hidden_clears = owner.zeros_read == VALUE_READS
         for i in suspects:
-            states[i] = _EMPTY
+            states[i] = EMPTY
         owner.set_states(states)
 
 
-_KINDS = {1: "without", 2: "fresh", 4: "mixed", 8: "reused", 16: "written"}
-
-
-def _kind(state: _State) -> int:
-    """Which of `StepReading`'s counts a parameter in this state belongs to, as a bit of the reading's shape."""
-    if state.fresh:
-        return 16 if state.written else 4 if state.used else 2
-    return 8 if state.used else 1
-
-
-def _wipe_told(wipe: _Wiped, last_forward: int) -> Wipe:
-    mark, site, count, in_closure, tick = wipe
-    return Wipe(
-        backward=mark.site,
-        cleared=site,
-        batch=mark.batch,
-        inputs=mark.inputs,
-        parameters=count,
-        in_closure=in_closure,
-        forward_since=last_forward > tick,
-        claimed=mark.claimed,
-    )
-
-
-def _is_idle(owner: Owner) -> bool:
-    """Whether a step cannot be meant to move anything: every rate is 0, or every parameter is frozen."""
-    optimizer = owner.optimizer()
-    if optimizer is None:
-        return True
-    rates = [group.get("lr") for group in optimizer.param_groups]
-    if rates and all(isinstance(rate, (int, float)) and rate == 0 for rate in rates):
-        return True
-    return not any(parameter.requires_grad for parameter in owner.parameters())
+def _unscales_itself(owner: Owner) -> bool:
+    """Fused kernels divide `.grad` by the GradScaler's scale in their step; torch's others leave it alone."""
+    return bool(getattr(owner.optimizer(), "_step_supports_amp_scaling", False))
 
 
 def _holds_something(grad: Tensor | None) -> bool:

@@ -6,6 +6,7 @@ in `failures`, and the others go on: pluggy alone would drop what they had alrea
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -125,7 +126,7 @@ class Manager:
 
     def plugins(self) -> list[tuple[str, object]]:
         """Name and object of each registered plugin."""
-        return [(name, plugin) for name, plugin in self._pluggy.list_name_plugin() if plugin is not None]
+        return [(name, guard.plugin) for name, guard in self._pluggy.list_name_plugin() if isinstance(guard, _Guard)]
 
     def load_installed(self, skip: Iterable[str] = ()) -> None:
         """Load what is installed, but for the plugins or families named in `skip`."""
@@ -146,7 +147,8 @@ class Manager:
             self._fail(Failure(name, "import", _told(error)))
             return False
         if isinstance(plugin, (tuple, list)):
-            return all([self.load(member) for member in plugin])
+            loaded = [self.load(member) for member in plugin]
+            return all(loaded)
         return self.add(plugin, name)
 
     def add(self, plugin: Any, name: str | None = None) -> bool:
@@ -158,23 +160,21 @@ class Manager:
             except Exception as error:  # noqa: BLE001
                 self._fail(Failure(name, "construction", _told(error)))
                 return False
-        if self._pluggy.is_registered(plugin):
+        if self._guard_of(plugin) is not None:
             return True
         try:
-            self._check(plugin)
-            self._pluggy.register(plugin, self._free(name))
+            guard = _Guard(plugin, self)
+            self._pluggy.register(guard, self._free(name))
         except Exception as error:  # noqa: BLE001
-            if self._pluggy.is_registered(plugin):
-                self._pluggy.unregister(plugin)
             self._fail(Failure(name, "registration", _told(error)))
             return False
-        self._guard(plugin)
         return True
 
     def remove(self, plugin: object) -> None:
         """Take a plugin out again."""
-        if self._pluggy.is_registered(plugin):
-            self._pluggy.unregister(plugin)
+        guard = self._guard_of(plugin)
+        if guard is not None:
+            self._pluggy.unregister(guard)
 
     def call(self, hook: str, **arguments: Any) -> list[Finding]:
         """Call a hook; the findings of all plugins.
@@ -190,16 +190,39 @@ class Manager:
 
     def _free(self, name: str) -> str:
         names = {known for known, _ in self._pluggy.list_name_plugin()}
-        return next(free for n in range(1, len(names) + 2) if (free := name if n == 1 else f"{name}-{n}") not in names)
+        return next(
+            free for n in range(1, len(names) + 2) if (free := name if n == 1 else f"{name}-{n}") not in names
+        )
 
-    def _check(self, plugin: object) -> None:
-        """Refuse what pluggy would only meet later: no hook at all, a misspelt one, a wrapper."""
+    def _guard_of(self, plugin: object) -> _Guard | None:
+        guards = (guard for _, guard in self._pluggy.list_name_plugin() if isinstance(guard, _Guard))
+        return next((guard for guard in guards if guard.plugin is plugin), None)
+
+    def switch_off(self, guard: _Guard, when: str, error: Exception) -> None:
+        """Drop a plugin that raised, and say so once."""
+        name = self._pluggy.get_name(guard)
+        if name is not None:
+            self._pluggy.unregister(guard)
+            self._fail(Failure(name, when, _told(error)))
+
+    def _fail(self, failure: Failure) -> None:
+        self.failures.append(failure)
+        if self._on_failure is not None:
+            self._on_failure(failure)
+
+
+class _Guard:
+    """What is registered in a plugin's stead: its implementations, each with a guard around it.
+
+    Raises:
+        PluginError: it implements no hook, one that does not exist, or as a wrapper.
+    """
+
+    def __init__(self, plugin: object, manager: Manager) -> None:
+        self.plugin = plugin
+        self._manager = manager
         specs = [name for name, value in vars(hookspecs).items() if hasattr(value, f"{GROUP}_spec")]
-        marked = {
-            name: options
-            for name in dir(plugin)
-            if isinstance(options := getattr(inspect.getattr_static(plugin, name, None), f"{GROUP}_impl", None), dict)
-        }
+        marked = {name: options for name in dir(plugin) if (options := _options(plugin, name)) is not None}
         if not marked:
             raise PluginError("it has no method marked @loopkit.hookimpl")
         for name, options in marked.items():
@@ -208,37 +231,29 @@ class Manager:
                 raise PluginError(f"there is no hook {hook!r}{did_you_mean(hook, specs)}")
             if options.get("wrapper") or options.get("hookwrapper"):
                 raise PluginError(f"{name} is a hook wrapper; loopkit calls plain implementations only")
+            setattr(self, name, self._guarded(hook, getattr(plugin, name)))
 
-    def _guard(self, plugin: object) -> None:
-        for caller in self._pluggy.get_hookcallers(plugin) or []:
-            for implementation in caller.get_hookimpls():
-                if implementation.plugin is plugin:
-                    implementation.function = self._guarded(plugin, caller.name, implementation.function)
+    def _guarded(self, hook: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        manager = self._manager
 
-    def _guarded(self, plugin: object, hook: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)  # carries pluggy's mark, and the names of the arguments it wants
         def guarded(*arguments: Any) -> Sequence[Finding] | None:
             try:
                 answer = function(*arguments)
                 return None if answer is None else _findings(answer)
             except StopTraining as request:
-                self.stop = request
+                manager.stop = request
             except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
-                self.switch_off(plugin, hook, error)
+                manager.switch_off(self, hook, error)
             return None
 
         return guarded
 
-    def switch_off(self, plugin: object, when: str, error: Exception) -> None:
-        """Drop a plugin that raised, and say so once."""
-        name = self._pluggy.get_name(plugin)
-        if name is not None:
-            self._pluggy.unregister(plugin)
-            self._fail(Failure(name, when, _told(error)))
 
-    def _fail(self, failure: Failure) -> None:
-        self.failures.append(failure)
-        if self._on_failure is not None:
-            self._on_failure(failure)
+def _options(plugin: object, name: str) -> dict[str, Any] | None:
+    """The marks of a method, found without running a property."""
+    options = getattr(inspect.getattr_static(plugin, name, None), f"{GROUP}_impl", None)
+    return options if isinstance(options, dict) else None
 
 
 def _findings(answer: Any) -> Sequence[Finding]:

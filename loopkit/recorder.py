@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loopkit.callsite import CallSites, Site
-from loopkit.ledger import Cause, Ledger, Owner, RawReading
+from loopkit.holdings import Owner
+from loopkit.ledger import Cause, Ledger
+from loopkit.reading import RawReading, read, told
 from loopkit.row import Rows, row_of
 from loopkit.update import Event, Kind, SchedulerReading, Update
 
@@ -63,6 +65,7 @@ class Recorder:
         self.batches = 0
         self.backwards = 0
         self.forwards = 0
+        self.clears = 0
         self.in_backward = 0
         self.weight = 1  # how many events one that is timed stands for; 0: this one is not timed
         self.on_backward: Callable[[], None] | None = None  # called when no forward was heard, or while searching
@@ -149,6 +152,7 @@ class Recorder:
 
     def cleared(self, optimizer: Optimizer | None, to_none: bool) -> None:
         """`zero_grad` of one optimizer, or (None) of a module, returned."""
+        self.clears += 1
         site = self.sites.here()
         ledger = self.ledger
         if optimizer is not None and to_none:
@@ -183,7 +187,7 @@ class Recorder:
             self._pop()
         if closure and self._stepped and not self._open:
             self.close()
-        step = _OpenStep(owner, closure, self.sites.here())
+        step = _OpenStep(id(optimizer), owner, closure, self.sites.here(), self._happened())
         self.ledger.look(owner, Cause.HAND, thorough=owner.steps & 15 == 0)
         if closure:
             self.ledger.closure_began()
@@ -196,7 +200,7 @@ class Recorder:
 
     def step_ended(self, optimizer: Optimizer) -> bool:
         """The step was executed. Returns whether it counts: a wrapper around another's step does not."""
-        while self._open and self._open[-1].owner.optimizer() is not optimizer:
+        while self._open and self._open[-1].key != id(optimizer):
             self._pop()
         if not self._open:
             return False
@@ -207,6 +211,8 @@ class Recorder:
             return False
         reading = step.reading
         if reading is None:
+            # Lightning's manual optimization passes a closure that does nothing: a step like any other.
+            step.closure = step.before != self._happened()
             self.ledger.look(owner, Cause.STEP)
             reading = self._read(step)
         self.ledger.consume(owner, step.site)
@@ -230,9 +236,16 @@ class Recorder:
         return self.ledger.owner(optimizer).steps
 
     def _read(self, step: _OpenStep) -> RawReading:
-        return self.ledger.read(
-            step.owner, closure=step.closure, inside_backward=self.in_backward > 0, wraps_a_step=step.wraps
+        return read(
+            step.owner,
+            self.ledger.last_forward,
+            closure=step.closure,
+            inside_backward=self.in_backward > 0,
+            wraps_a_step=step.wraps,
         )
+
+    def _happened(self) -> int:
+        return self.forwards + self.backwards + self.clears
 
     def _pop(self) -> _OpenStep:
         step = self._open.pop()
@@ -296,7 +309,7 @@ class Recorder:
                 Event(_kind_of(code), site, code >> 4 & 255, self._told(raw))
                 for code, (site, raw) in zip(signature, self._details, strict=True)
             )
-            update = Update(self.steps, seen, self.updates, events, self._truncated)
+            update = Update(self.steps, seen, self.updates, hash(signature), events, self._truncated)
             self._reset()
             self._deliver(update, signature)
         else:
@@ -304,7 +317,7 @@ class Recorder:
 
     def _told(self, raw: _Raw) -> StepReading | SchedulerReading | None:
         if isinstance(raw, RawReading):
-            return self.ledger.told(raw)
+            return told(raw)
         if raw is None:
             return None
         name, number, owner, offers, position, explicit = raw
@@ -349,9 +362,11 @@ def _driven_by(scheduler: Any) -> Optimizer | None:
 class _OpenStep:
     """A step between its pre and its post hook."""
 
-    __slots__ = ("closure", "owner", "reading", "site", "wraps")
+    __slots__ = ("before", "closure", "key", "owner", "reading", "site", "wraps")
 
-    def __init__(self, owner: Owner, closure: bool, site: Site) -> None:
+    def __init__(self, key: int, owner: Owner, closure: bool, site: Site, before: int) -> None:
+        self.key = key
+        self.before = before
         self.owner = owner
         self.closure = closure
         self.site = site

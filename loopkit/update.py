@@ -41,7 +41,7 @@ class Wipe:
         inputs: number of the model input they came from; changes when the model is given another object.
         parameters: how many parameters lost theirs.
         in_closure: cleared or made inside a step's closure.
-        forward_since: whether a forward with gradients ran between the clear and the step that followed.
+        forward_since: whether another forward with gradients ran between that backward and the step.
         claimed: another optimizer's step had used that same backward: the clear removed leftovers.
     """
 
@@ -127,6 +127,7 @@ class Update:
         number: executed steps of all optimizers so far, this update's own included.
         seen: how many updates of this signature there have been, this one included.
         updates: how many updates of any signature there have been, this one included.
+        signature: what updates of one shape have in common, within a run.
         events: in order.
         truncated: more than `recorder.LONGEST` events; only the first ones and all steps are here.
     """
@@ -134,6 +135,7 @@ class Update:
     number: int
     seen: int
     updates: int
+    signature: int
     events: tuple[Event, ...]
     truncated: bool = False
 

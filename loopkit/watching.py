@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -12,9 +11,10 @@ from typing import Any, ParamSpec, TypeVar
 from loopkit import taps
 from loopkit.errors import PluginError, StopTraining, UsageError
 from loopkit.manager import Manager
-from loopkit.run import Run
 from loopkit.rulebook import check_slugs
+from loopkit.run import Run
 from loopkit.silence import Filter
+from loopkit.taps.patch import Handle
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,7 +26,7 @@ class _Open:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.watches = 0
-        self.handle: taps.Handle | None = None
+        self.handle: Handle | None = None
 
 
 _open: _Open | None = None

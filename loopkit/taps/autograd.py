@@ -24,17 +24,15 @@ def _loss(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _before(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if not run.recorder.in_backward:
-        if "before_backward" in run.heard:
-            run.emit("before_backward", loss=_loss(args, kwargs))
+    if "before_backward" in run.heard and not run.recorder.in_backward:
+        run.emit("before_backward", loss=_loss(args, kwargs))
     run.recorder.backward_began()
 
 
 def _after(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
     run.recorder.backward_ended()
-    if not run.recorder.in_backward:
-        if "after_backward" in run.heard:
-            run.emit("after_backward", loss=_loss(args, kwargs))
+    if "after_backward" in run.heard and not run.recorder.in_backward:
+        run.emit("after_backward", loss=_loss(args, kwargs))
 
 
 def _failed(run: Run) -> None:

@@ -94,7 +94,7 @@ class _Wrapper:
         self._own = vars(cls).get("__call__")
         self._cell = Cell(run)
         self._function = _around(cls, self._own, self._cell, _Depth(models))
-        cls.__call__ = self._function  # type: ignore[operator]
+        cls.__call__ = self._function
 
     def undo(self) -> None:
         """Unwrap. If somebody has patched on top meanwhile, this stays beneath it, inert."""
@@ -104,7 +104,7 @@ class _Wrapper:
         if self._own is None:
             del self._cls.__call__
         else:
-            self._cls.__call__ = self._own  # type: ignore[operator]
+            self._cls.__call__ = self._own
 
 
 class _Depth:
@@ -120,7 +120,7 @@ class _Depth:
 
 
 def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _Depth) -> Callable[..., Any]:
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
         # Through super, not through a saved original: fx would inline leaf modules otherwise.
         original = super(cls, self).__call__ if own is None else own.__get__(self)
         if torch.compiler.is_compiling():

@@ -68,9 +68,8 @@ def _before_step(run: Run, optimizer: torch.optim.Optimizer, closure: Any) -> No
 
 
 def _after_step(run: Run, optimizer: torch.optim.Optimizer) -> None:
-    if run.recorder.step_ended(optimizer):
-        if "after_step" in run.heard:
-            run.emit("after_step", optimizer=optimizer)
+    if run.recorder.step_ended(optimizer) and "after_step" in run.heard:
+        run.emit("after_step", optimizer=optimizer)
 
 
 def _met(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:

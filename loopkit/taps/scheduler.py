@@ -51,7 +51,7 @@ class _Depth:
 
     def stepped(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         scheduler = args[0]
-        if self._depth or getattr(scheduler, "_is_initial", False) or _is_being_built(scheduler):
+        if self._depth or _is_being_built(scheduler):
             return
         explicit = (len(args) > 1 and args[1] is not None) or bool(kwargs)
         run.recorder.scheduler_stepped(scheduler, explicit)
@@ -60,5 +60,7 @@ class _Depth:
 
 
 def _is_being_built(scheduler: Any) -> bool:
-    """Before torch 2.8 the constructor's step left no other mark than its count."""
-    return getattr(scheduler, "_step_count", 2) < 2
+    """Whether this is the step of its own constructor."""
+    if hasattr(scheduler, "_is_initial"):
+        return bool(scheduler._is_initial)
+    return getattr(scheduler, "_step_count", 2) < 2  # older torch leaves no other mark

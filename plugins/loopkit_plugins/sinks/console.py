@@ -100,7 +100,10 @@ def _loop(run: Run) -> list[str]:
     if not rows:
         unfinished = run.recorder.unfinished()
         return [f"  loop         {unfinished}, never stepped"] if unfinished else []
-    lines = [f"  {'loop' if n == 0 else '':<12} {row}  ({_counted(count, 'time')})" for n, (row, count) in enumerate(rows[:_ROWS])]
+    lines = [
+        f"  {'loop' if n == 0 else '':<12} {row}  ({_counted(count, 'time')})"
+        for n, (row, count) in enumerate(rows[:_ROWS])
+    ]
     if len(rows) > _ROWS:
         rest = sum(count for _, count in rows[_ROWS:])
         lines.append(f"  {'':<12} … and {_counted(len(rows) - _ROWS, 'other row')} ({_counted(rest, 'time')})")

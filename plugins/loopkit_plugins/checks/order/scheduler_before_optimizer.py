@@ -11,8 +11,8 @@ class SchedulerBeforeOptimizer:
     """The scheduler advances before the optimizer steps, so the first value of the schedule is never used.
 
     What it looks for
-        A `scheduler.step()` that came before the first step of the optimizer it drives, and comes again, from the same
-        line, once the optimizer has stepped: it stands before the step in the loop.
+        A `scheduler.step()` that came before the first step of the optimizer it drives, and comes again, from the
+        same line, once the optimizer has stepped: it stands before the step in the loop.
 
     Why that hurts
         The first learning rate of the schedule is skipped and everything after it comes one step early: warm-up and
@@ -59,7 +59,9 @@ class SchedulerBeforeOptimizer:
 
     def _finding(self, event: Event, reading: SchedulerReading, first: Event, update: Update) -> Finding:
         assert event.site is not None
-        steps = [site.place for step, data in update.steps() if (site := step.site) and data.optimizer == reading.optimizer]
+        steps = [
+            site.place for step, data in update.steps() if (site := step.site) and data.optimizer == reading.optimizer
+        ]
         where = f" at {steps[0]}" if steps else ""
         return Finding(
             rule=self.rule,
@@ -68,8 +70,8 @@ class SchedulerBeforeOptimizer:
             place=event.site.place,
             places={"scheduler": event.site.place} | ({"step": steps[0]} if steps else {}),
             subject=reading.scheduler,
-            seen=f"{reading.scheduler} advanced before the first step of {reading.optimizer}{where}, and again from the "
-            f"same line after {reading.steps_before} of its steps",
+            seen=f"{reading.scheduler} advanced before the first step of {reading.optimizer}{where}, and again from "
+            f"the same line after {reading.steps_before} of its steps",
             why="the first learning rate of the schedule is never used; warm-up and decay come one step early",
             remedy="call optimizer.step() first, then scheduler.step()",
             evidence={

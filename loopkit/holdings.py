@@ -1,0 +1,133 @@
+"""What the gradient ledger writes down: whose contributions each parameter's `.grad` holds."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from loopkit.callsite import Site
+
+VALUE_READS = 3
+"""How often, for each optimizer, a suspicion may be confirmed by reading one gradient's value."""
+
+_NEVER = 1 << 62
+_KEPT_MARKS = 4  # of a long window only the first and last contributions are kept, so memory stays flat
+
+
+class Mark:
+    """One backward's contribution: at which tick of the ledger's clock, from where, of which batch."""
+
+    __slots__ = ("batch", "claimed_at", "inputs", "site", "tick")
+
+    def __init__(self, tick: int, site: Site | None, batch: int, inputs: int) -> None:
+        self.tick = tick
+        self.site = site
+        self.batch = batch
+        self.inputs = inputs
+        self.claimed_at = _NEVER  # the tick of the first step, of any optimizer, that used this backward
+
+
+class State:
+    """What one parameter's `.grad` holds, shared by all parameters with the same history; compared by identity."""
+
+    __slots__ = ("count", "fresh", "used", "written")
+
+    def __init__(
+        self, used: tuple[Mark, ...] = (), fresh: tuple[Mark, ...] = (), count: int = 0, written: bool = False
+    ) -> None:
+        self.used = used
+        self.fresh = fresh
+        self.count = count
+        self.written = written
+
+    def contributed(self, mark: Mark) -> State:
+        """With one more backward's gradients added."""
+        fresh = (*self.fresh, mark)
+        if len(fresh) > _KEPT_MARKS:
+            fresh = fresh[:2] + fresh[-2:]
+        return State(self.used, fresh, self.count + 1, self.written)
+
+    def consumed(self) -> State:
+        """With all of it used by a step."""
+        return State((self.used + self.fresh)[-_KEPT_MARKS:], (), 0, False)
+
+
+EMPTY = State()
+Wiped = tuple[Mark, "Site | None", int, bool, int]
+
+
+def nothing() -> None:
+    """Stands where a weak reference to a gradient would, while there is none."""
+
+
+class Owner:
+    """One optimizer and the ledger's columns for its parameters, in the order of its groups."""
+
+    # fmt: off
+    __slots__ = (
+        "blank", "clear", "cleared_at", "column", "hidden_clears", "ids", "keeps_grads", "label", "last_site",
+        "last_tick", "number", "offers", "optimizer", "reads_left", "refs", "steps", "stock", "uniform",
+        "versions", "wiped", "zeros_read",
+    )
+    # fmt: on
+
+    def __init__(self, optimizer: Optimizer, number: int, forget: Callable[[Any], None]) -> None:
+        self.optimizer = weakref.ref(optimizer, forget)
+        self.number = number
+        self.label = type(optimizer).__name__ if number == 0 else f"{type(optimizer).__name__} #{number + 1}"
+        # Of torch's own optimizers it is known that a step without gradients does nothing.
+        self.stock = getattr(type(optimizer).step, "__module__", "").startswith("torch.optim")
+        self.keeps_grads: bool | None = None  # its step leaves `.grad` as it is; known from the first step on
+        self.ids: list[int] = []
+        self.refs: list[Callable[[], Tensor | None]] = []
+        self.versions: list[int] = []
+        self.blank = True  # no parameter has a gradient
+        self.clear: Site | None = None  # a zero_grad since the last look
+        self.cleared_at = (0, False)
+        # One state for all parameters, the usual case, or a column of them: one of the two is always None.
+        self.uniform: State | None = EMPTY
+        self.column: list[State] | None = None
+        self.steps = 0
+        self.offers = 0  # executed steps and those a GradScaler skipped
+        self.last_site: Site | None = None
+        self.last_tick = 0
+        self.reads_left = VALUE_READS
+        self.zeros_read = 0
+        self.hidden_clears = False  # every value read was 0: they are cleared through `.data`
+        self.wiped: list[Wiped] = []
+
+    def parameters(self) -> list[Tensor]:
+        """The optimizer's parameters as its groups list them now; none once it is gone."""
+        optimizer = self.optimizer()
+        if optimizer is None:
+            return []
+        groups = getattr(optimizer, "param_groups", ())  # none yet while its constructor runs
+        return list(chain.from_iterable(group["params"] for group in groups))
+
+    def states(self) -> list[State]:
+        """The state of each parameter."""
+        if self.column is not None:
+            return self.column
+        assert self.uniform is not None
+        return [self.uniform] * len(self.versions)
+
+    def set_states(self, states: list[State]) -> None:
+        """Replace the column; as one state where all are the same."""
+        first = states[0] if states else EMPTY
+        if states.count(first) == len(states):
+            self.uniform, self.column = first, None
+        else:
+            self.uniform, self.column = None, states
+
+    def empty(self) -> None:
+        """No parameter has a gradient any more."""
+        count = len(self.versions)
+        self.refs, self.versions = [nothing] * count, [-1] * count
+        self.uniform, self.column = EMPTY, None
+        self.blank, self.clear = True, None

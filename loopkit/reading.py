@@ -1,0 +1,114 @@
+"""What an optimizer's step used, read from the ledger's columns: first as bits, then in the words of checks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING
+
+from loopkit.holdings import Mark, Owner, State, Wiped
+from loopkit.update import StepReading, Wipe
+
+if TYPE_CHECKING:
+    from loopkit.callsite import Site
+
+
+class RawReading(tuple[Owner, int, tuple[tuple[State, int], ...], tuple[Wiped, ...], "Site | None", bool, int]):
+    """What a step used, before anybody asked to know: owner, shape as bits, states with their counts, what was
+    wiped, the site of the step before, whether this is the first, and the tick of the last forward. Cheap to make;
+    most are never told."""
+
+    __slots__ = ()
+
+    @property
+    def shape(self) -> int:
+        """The reading without its numbers, as 11 bits."""
+        return self[1]
+
+
+def read(owner: Owner, last_forward: int, *, closure: bool, inside_backward: bool, wraps_a_step: bool) -> RawReading:
+    """What the gradients look like that this owner's step uses; `told` makes a `StepReading` of it."""
+    kinds: tuple[tuple[State, int], ...]
+    uniform = owner.uniform
+    if uniform is not None:
+        kinds = ((uniform, len(owner.versions)),)
+        fed, shape = bool(uniform.fresh), _kind(uniform)
+    else:
+        kinds = tuple(Counter(owner.states()).items())
+        fed = any(state.fresh for state, _ in kinds)
+        shape = reduce(or_, {_kind(state) for state, _ in kinds})
+    forward_seen = last_forward > owner.last_tick
+    idle = not fed and _is_idle(owner)
+    shape |= bool(owner.wiped) << 5 | closure << 6 | inside_backward << 7
+    shape |= wraps_a_step << 8 | idle << 9 | forward_seen << 10
+    wiped = tuple(owner.wiped)
+    return RawReading((owner, shape, kinds, wiped, owner.last_site, owner.offers == 0, last_forward))
+
+
+def told(raw: RawReading) -> StepReading:
+    """A raw reading in the words of checks."""
+    owner, shape, kinds, wiped, used_by, first, last_forward = raw
+    counts = dict.fromkeys(_KINDS.values(), 0)
+    made: dict[Mark, None] = {}
+    stale: Site | None = None
+    for state, count in kinds:
+        counts[_KINDS[_kind(state)]] += count
+        made.update(dict.fromkeys(state.fresh))
+        if state.used and state.fresh:
+            stale = stale or state.used[0].site
+    return StepReading(
+        optimizer=owner.label,
+        number=owner.number,
+        stock=owner.stock,
+        parameters=sum(counts.values()),
+        **counts,
+        contributions=max((state.count for state, _ in kinds), default=0),
+        made_by=tuple(dict.fromkeys(mark.site for mark in made if mark.site is not None)),
+        batches=tuple(mark.batch for mark in made),
+        inputs=tuple(mark.inputs for mark in made),
+        used_by=used_by,
+        stale_from=stale,
+        wipes=tuple(_wipe_told(wipe, last_forward) for wipe in wiped),
+        closure=bool(shape & 1 << 6),
+        inside_backward=bool(shape & 1 << 7),
+        wraps_a_step=bool(shape & 1 << 8),
+        idle=bool(shape & 1 << 9),
+        forward_seen=bool(shape & 1 << 10),
+        first=first,
+    )
+
+
+_KINDS = {1: "without", 2: "fresh", 4: "mixed", 8: "reused", 16: "written"}
+
+
+def _kind(state: State) -> int:
+    """Which of `StepReading`'s counts a parameter in this state belongs to, as a bit of the reading's shape."""
+    if state.fresh:
+        return 16 if state.written else 4 if state.used else 2
+    return 8 if state.used else 1
+
+
+def _wipe_told(wipe: Wiped, last_forward: int) -> Wipe:
+    mark, site, count, in_closure, tick = wipe
+    return Wipe(
+        backward=mark.site,
+        cleared=site,
+        batch=mark.batch,
+        inputs=mark.inputs,
+        parameters=count,
+        in_closure=in_closure,
+        forward_since=last_forward > mark.tick,
+        claimed=mark.claimed_at < tick,
+    )
+
+
+def _is_idle(owner: Owner) -> bool:
+    """Whether a step cannot be meant to move anything: every rate is 0, or every parameter is frozen."""
+    optimizer = owner.optimizer()
+    if optimizer is None:
+        return True
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    if rates and all(isinstance(rate, (int, float)) and rate == 0 for rate in rates):
+        return True
+    return not any(parameter.requires_grad for parameter in owner.parameters())

@@ -1,0 +1,33 @@
+"""Fixtures that hold for every test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["LOOPKIT_RAISE"] = "1"  # an error of an instrument fails the test instead of ending the watch
+
+import pytest
+import torch
+from hypothesis import settings
+
+from tests.torch_state import differences, picture
+
+torch.set_num_threads(1)
+# A generated loop trains a model: the first run of a kernel may take long, and CI machines are shared.
+settings.register_profile("loopkit", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("loopkit")
+
+
+@pytest.fixture(autouse=True)
+def torch_is_left_as_it_was() -> Iterator[None]:
+    """Promise 2, before and after every test."""
+    torch.manual_seed(0)
+    before = picture()
+    assert before["run"] is None, "a watch was open before the test"
+    yield
+    left = differences(before, picture())
+    assert not left, f"left patched: {left}"

@@ -1,0 +1,73 @@
+"""A picture of every place in torch where loopkit could leave something behind."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import clip_grad
+from torch.optim import lr_scheduler
+from torch.optim import optimizer as torch_optimizer
+from torch.utils.data import dataloader
+
+from loopkit.watching import current_run
+
+_OWNERS: tuple[Any, ...] = (
+    torch.autograd,
+    torch.Tensor,
+    torch.nn.utils,
+    clip_grad,
+    torch.amp.GradScaler,
+    torch.optim.Optimizer,
+    dataloader.DataLoader,
+    dataloader._BaseDataLoaderIter,
+    dataloader._SingleProcessDataLoaderIter,
+    dataloader._MultiProcessingDataLoaderIter,
+    *(value for value in vars(lr_scheduler).values() if inspect.isclass(value)),
+)
+
+
+def picture() -> dict[str, object]:
+    """Every attribute of the patched modules and classes, every `__call__` of a module class, every hook table."""
+    seen: dict[str, object] = {"run": current_run()}
+    for owner in _OWNERS:
+        for name, value in vars(owner).items():
+            if callable(value):
+                seen[f"{owner.__name__}.{name}"] = value
+    for cls in _module_classes():
+        for name in ("__call__", "train", "zero_grad"):
+            seen[f"{cls.__module__}.{cls.__qualname__}.{name}"] = vars(cls).get(name)
+    for module, names in (
+        (torch_module, [name for name in vars(torch_module) if name.startswith("_global_")]),
+        (torch_optimizer, ["_global_optimizer_pre_hooks", "_global_optimizer_post_hooks"]),
+    ):
+        for name in names:
+            table = getattr(module, name)
+            seen[name] = dict(table) if isinstance(table, dict) else table
+    return seen
+
+
+def differences(before: dict[str, object], after: dict[str, object]) -> list[str]:
+    """What is not the identical object it was. New classes are nobody's patch, unless they carry a `__call__`."""
+    found = []
+    for name, value in after.items():
+        if name in before:
+            # A class's `step` is replaced once by torch itself, when its first optimizer is made.
+            same = value == before[name] if isinstance(value, dict) else value is before[name]
+            if not same and not getattr(value, "hooked", False):
+                found.append(name)
+        elif value is not None and getattr(value, "__module__", "").startswith("loopkit"):
+            found.append(name)
+    return found
+
+
+def _module_classes() -> list[type[Any]]:
+    found: list[type[Any]] = []
+    waiting: list[type[Any]] = [torch.nn.Module]
+    while waiting:
+        cls = waiting.pop()
+        found.append(cls)
+        waiting += type.__subclasses__(cls)
+    return found
