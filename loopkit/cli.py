@@ -111,7 +111,7 @@ def _run(options: argparse.Namespace) -> int:
             code = script.run(program, words[1:])
         except KeyboardInterrupt as error:
             interrupted = True
-            sys.excepthook(KeyboardInterrupt, error, script.without_our_frames(error.__traceback__))
+            script.tell(error)
         except StopTraining as request:
             print(f"loopkit: stopped: {request.reason}", file=sys.stderr)
     if interrupted:

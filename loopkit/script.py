@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib.machinery
 import importlib.util
 import io
@@ -41,17 +42,18 @@ def find_script(script: str) -> Program:
     """
     if os.path.isdir(script) or script.endswith((".zip", ".pyz")):
         return _find_archive(script)
+    path = os.path.abspath(script)
     try:
-        with io.open_code(os.path.abspath(script)) as file:
+        with io.open_code(path) as file:
             source = file.read()
     except OSError as error:
         raise UsageError(f"cannot open {script!r}: {error.strerror}") from None
 
     def load() -> CodeType:
-        return compile(source, script, "exec", dont_inherit=True)
+        return compile(source, path, "exec", dont_inherit=True)
 
-    loader = importlib.machinery.SourceFileLoader("__main__", script)
-    attributes = {"__file__": script, "__loader__": loader, "__package__": None, "__spec__": None, "__cached__": None}
+    loader = importlib.machinery.SourceFileLoader("__main__", path)
+    attributes = {"__file__": path, "__loader__": loader, "__package__": None, "__spec__": None, "__cached__": None}
     return Program(script, os.path.dirname(os.path.realpath(script)), load, attributes)
 
 
@@ -118,7 +120,7 @@ def run(program: Program, arguments: list[str]) -> int:
         StopTraining: a plugin ended it.
     """
     module = types.ModuleType("__main__")
-    module.__dict__.update(program.attributes, __builtins__=__builtins__)
+    module.__dict__.update(program.attributes, __builtins__=builtins, __annotations__={})
     sys.modules["__main__"] = module
     sys.argv = [program.name, *arguments]
     if program.path is not None and not sys.flags.safe_path:
@@ -128,14 +130,20 @@ def run(program: Program, arguments: list[str]) -> int:
     except SystemExit as leaving:
         return _exit_code(leaving)
     except Exception as error:  # noqa: BLE001
-        kind, _, traceback = sys.exc_info()
-        _flush(sys.stdout)
-        sys.excepthook(kind or type(error), error, without_our_frames(traceback))
+        tell(error)
         return 1
     return 0
 
 
-def without_our_frames(traceback: TracebackType | None) -> TracebackType | None:
+def tell(error: BaseException) -> None:
+    """Hand an uncaught exception to the script's `sys.excepthook`, without our frames."""
+    _flush(sys.stdout)
+    # The default hook shows the exception's own traceback, whatever it is given.
+    error.__traceback__ = _without_our_frames(error.__traceback__)
+    sys.excepthook(type(error), error, error.__traceback__)
+
+
+def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None:
     """The traceback from the script's first frame on; none at all when it did not compile."""
     while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
         traceback = traceback.tb_next
