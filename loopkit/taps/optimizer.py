@@ -12,7 +12,7 @@ import torch
 from torch.optim import optimizer as torch_optimizer
 
 from loopkit.run import Run
-from loopkit.taps.patch import Cell, Handle, Tap, Taps, ignore, listen
+from loopkit.taps.patch import Cell, Handle, Tap, Taps, ignore, listen, opaque
 
 
 def install(run: Run) -> Handle:
@@ -59,6 +59,10 @@ class _Steps:
         run = self._cell.run
         if run is not None and run.listens():
             listen(run, _after_step, optimizer)
+
+
+opaque(_Steps._before, callees=False)
+opaque(_Steps._after, callees=False)
 
 
 def _before_step(run: Run, optimizer: torch.optim.Optimizer, closure: Any) -> None:

@@ -101,6 +101,23 @@ _clock = time.perf_counter_ns
 _is_compiling = torch.compiler.is_compiling
 
 
+def opaque(function: Any, *, callees: bool) -> Any:
+    """Keep Dynamo from compiling this function's frames, and with `callees` all that it calls.
+
+    In a step that torch.compile could not take whole, the calls between its graphs run under Dynamo: it would try
+    to compile us there, and break graphs on what we do.
+    """
+    try:
+        from torch._C._dynamo import eval_frame
+
+        skip, default = eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT
+        strategy = eval_frame._FrameExecStrategy(skip, skip if callees else default)
+        eval_frame.set_code_exec_strategy(function.__code__, strategy)
+    except (ImportError, AttributeError):
+        pass  # an older torch: more graph breaks, and nothing worse
+    return function
+
+
 def _around(
     original: Callable[..., Any], cell: Cell, before: Listener, after: Ending, failed: Callable[[Run], None]
 ) -> Callable[..., Any]:
@@ -126,6 +143,7 @@ def _around(
             listen(run, after, args, kwargs, result)
         return result
 
+    opaque(wrapper, callees=False)
     return wrapper
 
 
@@ -140,6 +158,9 @@ def listen(run: Run, listener: Callable[..., None], *arguments: Any) -> None:
     finally:
         if weight:
             run.spent_ns += (_clock() - began) * weight
+
+
+opaque(listen, callees=True)
 
 
 def hide_this_frame(error: BaseException) -> None:

@@ -275,7 +275,7 @@ class Good:
         ("raise RuntimeError('at import')", "import", 2),
         ("class Bad:\n    def __init__(self): raise RuntimeError('at construction')", "construction", 2),
         (
-            "from loopkit import hookimpl\nclass Bad:\n    @hookimpl\n    def after_step(self): raise RuntimeError('x')",
+            "from loopkit import hookimpl\nclass Bad:\n    @hookimpl\n    def after_step(self): 1 / 0",
             "after_step",
             1,
         ),

@@ -11,7 +11,7 @@ from loopkit import Finding
 from tests.cli.command import BUG, LOOP, loopkit
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "good.py").write_text(LOOP)
     (tmp_path / "bad.py").write_text(BUG)
@@ -111,9 +111,9 @@ def test_under_torchrun_the_exit_code_stays_the_scripts_own(folder: Path) -> Non
 
 def test_a_frameworks_line_stands_beside_the_users(folder: Path) -> None:
     (folder / "hf.py").write_text(
-        "import sys; sys.path.insert(0, {root!r})\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         "from tests.frameworks.trainers import accelerate\n"
-        "accelerate(bug='missing-zero-grad')\n".format(root=str(Path(__file__).parents[2]))
+        "accelerate(bug='missing-zero-grad')\n"
     )
     done = loopkit("run", "--format", "json", "hf.py", cwd=folder)
     (finding,) = json.loads(done.err)["findings"]
