@@ -71,7 +71,7 @@ class Owner:
 
     # fmt: off
     __slots__ = (
-        "blank", "clear", "cleared_at", "column", "hidden_clears", "ids", "keeps_grads", "label", "last_site",
+        "blank", "column", "hidden_clears", "ids", "keeps_grads", "label", "last_site",
         "last_tick", "number", "offers", "optimizer", "reads_left", "refs", "steps", "stock", "uniform",
         "versions", "wiped", "zeros_read",
     )
@@ -88,8 +88,6 @@ class Owner:
         self.refs: list[Callable[[], Tensor | None]] = []
         self.versions: list[int] = []
         self.blank = True  # no parameter has a gradient
-        self.clear: Site | None = None  # a zero_grad since the last look
-        self.cleared_at = (0, False)
         # One state for all parameters, the usual case, or a column of them: one of the two is always None.
         self.uniform: State | None = EMPTY
         self.column: list[State] | None = None
@@ -130,4 +128,4 @@ class Owner:
         count = len(self.versions)
         self.refs, self.versions = [nothing] * count, [-1] * count
         self.uniform, self.column = EMPTY, None
-        self.blank, self.clear = True, None
+        self.blank = True

@@ -94,6 +94,10 @@ class Ledger:
         self._adopt(made)
         return made
 
+    def knows(self, optimizer: Optimizer) -> bool:
+        """Whether its columns were made before."""
+        return id(optimizer) in self._owners or id(optimizer) in self._aliases
+
     def owners(self) -> list[Owner]:
         """The optimizers that are alive."""
         return list(self._owners.values())
@@ -147,10 +151,7 @@ class Ledger:
             grads = [parameter.grad for parameter in owner.parameters()]
         versions = [-1 if grad is None else grad._version for grad in grads]
         if versions == owner.versions and (owner.blank or all(map(is_, grads, [ref() for ref in owner.refs]))):
-            owner.clear = None
             return
-        if owner.clear is not None:
-            cause, site, owner.clear = Cause.CLEAR, owner.clear, None
         if owner.blank and cause is Cause.BACKWARD and mark is not None and min(versions) >= 0:
             # The usual first backward of an update: every gradient is new, and all have the same history.
             owner.refs = [weakref.ref(grad) for grad in grads if grad is not None]
@@ -232,10 +233,9 @@ class Ledger:
         return mark
 
     def _wipe(self, owner: Owner, state: State, count: int, site: Site | None) -> None:
-        tick, in_closure = owner.cleared_at if site is not None else (self._tick, self._closures > 0)
         for mark in state.fresh:
             if len(owner.wiped) < _KEPT_WIPES:
-                owner.wiped.append((mark, site, count, in_closure, tick))
+                owner.wiped.append((mark, site, count, self._closures > 0, self._tick))
 
     # -- what happened -----------------------------------------------------------------------------------
 
@@ -258,18 +258,17 @@ class Ledger:
         self.look_at_all(Cause.BACKWARD, Mark(self._tick, site, batch, inputs))
 
     def cleared(self, owners: Iterable[Owner], site: Site) -> None:
-        """After a `zero_grad`: the next look will put what is gone down to it."""
+        """After a `zero_grad` to zero, or of a module: what changed is its doing."""
         self._tick += 1
         for owner in owners:
             if not owner.blank:
-                owner.clear, owner.cleared_at = site, (self._tick, self._closures > 0)
+                self.look(owner, Cause.CLEAR, site=site)
 
     def emptied(self, owner: Owner, site: Site) -> None:
         """After torch's own `Optimizer.zero_grad()` to None: there is nothing left to look at."""
         self._tick += 1
         if owner.blank:
             return
-        owner.cleared_at = self._tick, self._closures > 0
         held = Counter(owner.states()) if owner.uniform is None else {owner.uniform: len(owner.versions)}
         for state, count in held.items():
             if state.fresh:

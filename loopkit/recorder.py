@@ -150,6 +150,11 @@ class Recorder:
             self.on_backward()
         self._forwards_before = self.forwards
 
+    def look_before_module_clear(self) -> None:
+        """A module's `zero_grad` is about to clear parameters of any optimizer."""
+        if not self.in_backward:
+            self.ledger.look_at_all(Cause.HAND)
+
     def cleared(self, optimizer: Optimizer | None, to_none: bool) -> None:
         """`zero_grad` of one optimizer, or (None) of a module, returned."""
         self.clears += 1
@@ -323,6 +328,11 @@ class Recorder:
         name, number, owner, offers, position, explicit = raw
         position = float(position) if isinstance(position, (int, float)) else None
         return SchedulerReading(name, number, owner.label if owner else "", offers, position, explicit)
+
+    def last_reading(self) -> StepReading | None:
+        """What the ledger said of the last executed step of the current update; None before one."""
+        raw = next((raw for _, raw in reversed(self._details) if isinstance(raw, RawReading)), None)
+        return None if raw is None else told(raw)
 
     def _reset(self) -> None:
         self._codes.clear()

@@ -12,19 +12,19 @@ import torch
 from torch.optim import optimizer as torch_optimizer
 
 from loopkit.run import Run
-from loopkit.taps.patch import Cell, Handle, Tap, Taps, ignore, listen, opaque
+from loopkit.taps.patch import Cell, Handle, Tap, Taps, listen, opaque
 
 
 def install(run: Run) -> Handle:
     """Listen to every optimizer."""
-    before = _before_clear if "before_zero_grad" in run.heard else ignore
+    before = _before_clear if "before_zero_grad" in run.heard else _meet
     return Taps(
         _Steps(run),
         # Constructors call this; so the gradients of the first backward have an owner. A wrapper around a public
         # name there would shift the frames that torch's warnings about parameter groups count.
-        Tap(torch.optim.Optimizer, "_patch_step_function", run, after=_met),
+        Tap(torch.optim.Optimizer, "_patch_step_function", run, _meet),
         Tap(torch.optim.Optimizer, "zero_grad", run, before, _after_clear),
-        Tap(torch.nn.Module, "zero_grad", run, before, _after_module_clear),
+        Tap(torch.nn.Module, "zero_grad", run, _before_module_clear, _after_module_clear),
     )
 
 
@@ -76,12 +76,22 @@ def _after_step(run: Run, optimizer: torch.optim.Optimizer) -> None:
         run.emit("after_step", optimizer=optimizer)
 
 
-def _met(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    run.recorder.ledger.owner(args[0])
-
-
 def _before_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    _meet(run, args, kwargs)
     run.emit("before_zero_grad", owner=args[0])
+
+
+def _before_module_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    # Which optimizers' parameters it holds is not known: what changed by hand until now is not its doing.
+    run.recorder.look_before_module_clear()
+    if "before_zero_grad" in run.heard:
+        run.emit("before_zero_grad", owner=args[0])
+
+
+def _meet(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """An optimizer older than the watch: the gradients it is about to clear are still there to be seen."""
+    if not run.recorder.ledger.knows(args[0]):
+        run.recorder.ledger.owner(args[0])
 
 
 def _after_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
