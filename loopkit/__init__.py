@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loopkit.finding import Finding as Finding
     from loopkit.finding import Place as Place
     from loopkit.finding import Severity as Severity
+    from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
     from loopkit.run import Run as Run
@@ -48,6 +49,7 @@ _PLACES = {
     "Place": "finding",
     "Severity": "finding",
     "hookimpl": "hookspecs",
+    "Habit": "habit",
     "Ledger": "ledger",
     "Run": "run",
     "Event": "update",

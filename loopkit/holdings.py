@@ -7,14 +7,13 @@ from collections.abc import Callable
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from loopkit.doubt import Doubt
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
     from loopkit.callsite import Site
-
-VALUE_READS = 3
-"""How often, for each optimizer, a suspicion may be confirmed by reading one gradient's value."""
 
 _NEVER = 1 << 62
 _KEPT_MARKS = 4  # of a long window only the first and last contributions are kept, so memory stays flat
@@ -71,9 +70,8 @@ class Owner:
 
     # fmt: off
     __slots__ = (
-        "blank", "column", "hidden_clears", "ids", "keeps_grads", "label", "last_site",
-        "last_tick", "number", "offers", "optimizer", "reads_left", "refs", "steps", "stock", "uniform",
-        "versions", "wiped", "zeros_read",
+        "blank", "column", "doubt", "ids", "keeps_grads", "label", "last_site", "last_tick", "number", "offers",
+        "optimizer", "refs", "sharded", "steps", "stock", "uniform", "versions", "wiped",
     )
     # fmt: on
 
@@ -95,9 +93,8 @@ class Owner:
         self.offers = 0  # executed steps and those a GradScaler skipped
         self.last_site: Site | None = None
         self.last_tick = 0
-        self.reads_left = VALUE_READS
-        self.zeros_read = 0
-        self.hidden_clears = False  # every value read was 0: they are cleared through `.data`
+        self.doubt = Doubt()
+        self.sharded = False  # its gradients are DTensors: only their local part counts changes
         self.wiped: list[Wiped] = []
 
     def parameters(self) -> list[Tensor]:
@@ -122,6 +119,14 @@ class Owner:
             self.uniform, self.column = first, None
         else:
             self.uniform, self.column = None, states
+
+    def version(self, grad: Tensor | None) -> int:
+        """How often a gradient was changed in place; -1 for none."""
+        if grad is None:
+            return -1
+        local = getattr(grad, "_local_tensor", grad) if self.sharded else grad
+        version: int = local._version
+        return version
 
     def empty(self) -> None:
         """No parameter has a gradient any more."""

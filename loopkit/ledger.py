@@ -7,8 +7,8 @@ what happened in between: a backward contributed, a clear wiped, the optimizer c
 no such call was seen, the user's own hand. A post-accumulate hook on each parameter would cost more and is
 wrong under DDP, whose all-reduce writes after the hook has fired.
 
-What it cannot know. `p.grad.data.zero_()` and other writes through `.data` leave no trace. So before gradients
-that a step has used are called stale, one value is read, at most `VALUE_READS` times for each optimizer.
+What it cannot know. `p.grad.data.zero_()` and other writes through `.data` leave no trace: where gradients look
+wrong, their values are asked, as `doubt.py` says.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections.abc import Iterable
 from operator import is_
 from typing import TYPE_CHECKING
 
-from loopkit.holdings import EMPTY, VALUE_READS, Mark, Owner, State, nothing
+from loopkit.doubt import CLEARED, STALE, WRITTEN
+from loopkit.holdings import EMPTY, Mark, Owner, State, nothing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +60,7 @@ class Ledger:
         self._tick = 0
         self.last_forward = 0
         self._closures = 0
+        self._last_backward: Mark | None = None
 
     # -- who there is ------------------------------------------------------------------------------------
 
@@ -111,6 +113,7 @@ class Ledger:
         known = dict(zip(owner.ids, range(len(owner.ids)), strict=True))
         refs, versions, states = owner.refs, owner.versions, owner.states()
         owner.ids = list(map(id, parameters))
+        owner.sharded = any(hasattr(parameter, "_local_tensor") for parameter in parameters)
         owner.refs, owner.versions = [], []
         adopted: list[State] = []
         unknown = State(fresh=(mark or Mark(self._tick, None, -1, -1),), count=1)
@@ -123,7 +126,7 @@ class Ledger:
                 adopted.append(states[at])
             else:
                 owner.refs.append(nothing if grad is None else weakref.ref(grad))
-                owner.versions.append(-1 if grad is None else grad._version)
+                owner.versions.append(owner.version(grad))
                 adopted.append(EMPTY if grad is None else unknown)
         owner.set_states(adopted)
         owner.blank = max(owner.versions, default=-1) < 0
@@ -149,7 +152,10 @@ class Ledger:
         if len(grads) != len(owner.versions) or (thorough and owner.ids != list(map(id, owner.parameters()))):
             self._adopt(owner, mark)
             grads = [parameter.grad for parameter in owner.parameters()]
-        versions = [-1 if grad is None else grad._version for grad in grads]
+        if owner.sharded:
+            versions = [owner.version(grad) for grad in grads]
+        else:
+            versions = [-1 if grad is None else grad._version for grad in grads]
         if versions == owner.versions and (owner.blank or all(map(is_, grads, [ref() for ref in owner.refs]))):
             return
         if owner.blank and cause is Cause.BACKWARD and mark is not None and min(versions) >= 0:
@@ -249,13 +255,39 @@ class Ledger:
         for owner in list(self._owners.values()):
             if not owner.blank or not owner.versions:
                 self.look(owner, Cause.HAND)
-                if owner.uniform is not EMPTY and (owner.reads_left or owner.hidden_clears):
-                    self._confirm(owner)
+                if owner.uniform is not EMPTY:
+                    owner.doubt.before_backward(owner)
 
     def backward_ended(self, site: Site, batch: int, inputs: int) -> None:
         """After a backward: put down its contributions."""
         self._tick += 1
-        self.look_at_all(Cause.BACKWARD, Mark(self._tick, site, batch, inputs))
+        mark = self._last_backward = Mark(self._tick, site, batch, inputs)
+        for owner in list(self._owners.values()):
+            if owner.doubt.suspects:
+                self._settle_doubt(owner)
+            before = owner.versions
+            self.look(owner, Cause.BACKWARD, mark)
+            if owner.versions is not before:
+                owner.doubt.remember(owner)
+                owner.doubt.remember_weights(owner)
+
+    def _settle_doubt(self, owner: Owner) -> None:
+        """Used gradients that a backward has added to were stale, unless their value says otherwise."""
+        doubt = owner.doubt
+        suspects, doubt.suspects = doubt.suspects, []
+        grads = [parameter.grad for parameter in owner.parameters()]
+        if len(grads) != len(owner.versions) or not any(
+            grads[i] is not owner.refs[i]() or owner.version(grads[i]) != owner.versions[i] for i in suspects
+        ):
+            return
+        doubt.raised = True
+        verdict = doubt.verdict()
+        if verdict != STALE:
+            new = EMPTY if verdict == CLEARED else State((), (self._written(),), 1, True)
+            states = list(owner.states())
+            for i in suspects:
+                states[i] = new
+            owner.set_states(states)
 
     def cleared(self, owners: Iterable[Owner], site: Site) -> None:
         """After a `zero_grad` to zero, or of a module: what changed is its doing."""
@@ -279,6 +311,23 @@ class Ledger:
         """After a clip or an unscale: gradients changed in place, and neither by hand nor by a backward."""
         for owner in owners:
             self.look(owner, Cause.STEP)
+            owner.doubt.remember(owner)
+
+    def look_before_step(self, owner: Owner) -> bool:
+        """Before a step: note what was done by hand. Whether values confirm what looks wrong with its gradients."""
+        self.look(owner, Cause.HAND, thorough=owner.steps & 15 == 0)
+        uniform = owner.uniform
+        fed = bool(uniform.fresh) if uniform is not None else any(state.fresh for state in owner.states())
+        if owner.blank or (fed and not any(wipe[0].claimed_at > wipe[4] for wipe in owner.wiped)):
+            return owner.blank  # without any gradient there is nothing to confirm
+        answer = owner.doubt.before_step(owner)
+        if answer == WRITTEN:
+            new = State((), (self._written(),), 1, True)
+            states = list(owner.states())
+            owner.set_states([new if version >= 0 else EMPTY for version in owner.versions])
+            if fed:  # what backward made is in there all the same
+                owner.set_states([State(s.used, s.fresh, s.count, True) if s.fresh else new for s in states])
+        return answer in (STALE, CLEARED)
 
     def closure_began(self) -> None:
         """A step with a closure opened."""
@@ -293,17 +342,29 @@ class Ledger:
         self._tick += 1
         if owner.keeps_grads is None:
             owner.keeps_grads = owner.stock and not _unscales_itself(owner)
-        if not owner.keeps_grads or self._closures:
-            self.look(owner, Cause.STEP)
         if owner.uniform is not None:
             owner.uniform = self._use(owner.uniform)
         else:
             column = owner.states()
             after = {state: self._use(state) for state in set(column)}
             owner.set_states([after[state] for state in column])
+        if not owner.keeps_grads or self._closures:
+            # An optimizer of the user's own may keep something in `.grad` on purpose: error feedback, a momentum.
+            self.look(owner, Cause.STEP if owner.stock else Cause.HAND)
         owner.wiped.clear()
         owner.last_site = site
         owner.last_tick = self._tick
+        owner.doubt.used(owner)
+
+    def others_fed(self, owner: Owner) -> bool:
+        """Whether the last backward since this owner's step was used by another optimizer."""
+        mark = self._last_backward
+        return mark is not None and owner.last_tick < mark.tick and mark.claimed_at <= self._tick
+
+    def worked(self, owner: Owner) -> bool:
+        """Whether a forward with gradients or a backward ran since this owner's step."""
+        mark = self._last_backward
+        return self.last_forward > owner.last_tick or (mark is not None and mark.tick > owner.last_tick)
 
     def _use(self, state: State) -> State:
         if not state.fresh:
@@ -312,35 +373,7 @@ class Ledger:
             mark.claimed_at = min(mark.claimed_at, self._tick)
         return state.consumed()
 
-    def _confirm(self, owner: Owner) -> None:
-        """Read one value where used gradients are about to be added to: `.data.zero_()` leaves no trace."""
-        states = list(owner.states())
-        suspects = [i for i, state in enumerate(states) if state.used and not state.fresh and not state.written]
-        if not suspects:
-            return
-        if not owner.hidden_clears:
-            owner.reads_left -= 1
-            if any(_holds_something(owner.refs[i]()) for i in suspects[:2]):
-                return
-            owner.zeros_read += 1
-            owner.hidden_clears = owner.zeros_read == VALUE_READS
-        for i in suspects:
-            states[i] = EMPTY
-        owner.set_states(states)
-
 
 def _unscales_itself(owner: Owner) -> bool:
     """Fused kernels divide `.grad` by the GradScaler's scale in their step; torch's others leave it alone."""
     return bool(getattr(owner.optimizer(), "_step_supports_amp_scaling", False))
-
-
-def _holds_something(grad: Tensor | None) -> bool:
-    """Whether a gradient has a value other than 0. The one read of a tensor's value in this file."""
-    if grad is None:
-        return False
-    if grad.is_sparse:
-        return bool(grad._nnz())
-    try:
-        return bool(grad.detach().count_nonzero())
-    except (RuntimeError, NotImplementedError):  # fake and meta tensors hold no values: nothing can be said
-        return False

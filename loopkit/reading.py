@@ -12,22 +12,25 @@ from loopkit.update import StepReading, Wipe
 
 if TYPE_CHECKING:
     from loopkit.callsite import Site
+    from loopkit.ledger import Ledger
 
 
-class RawReading(tuple[Owner, int, tuple[tuple[State, int], ...], tuple[Wiped, ...], "Site | None", bool, int]):
+class RawReading(tuple[Owner, int, tuple[tuple[State, int], ...], tuple[Wiped, ...], "Site | None", int, int]):
     """What a step used, before anybody asked to know: owner, shape as bits, states with their counts, what was
-    wiped, the site of the step before, whether this is the first, and the tick of the last forward. Cheap to make;
-    most are never told."""
+    wiped, the site of the step before, how many there were, and the tick of the last forward. Cheap to make; most are
+    never told."""
 
     __slots__ = ()
 
     @property
     def shape(self) -> int:
-        """The reading without its numbers, as 11 bits."""
+        """The reading without its numbers, as 13 bits."""
         return self[1]
 
 
-def read(owner: Owner, last_forward: int, *, closure: bool, inside_backward: bool, wraps_a_step: bool) -> RawReading:
+def read(
+    owner: Owner, ledger: Ledger, *, closure: bool, inside_backward: bool, wraps: bool, sure: bool
+) -> RawReading:
     """What the gradients look like that this owner's step uses; `told` makes a `StepReading` of it."""
     kinds: tuple[tuple[State, int], ...]
     uniform = owner.uniform
@@ -38,17 +41,18 @@ def read(owner: Owner, last_forward: int, *, closure: bool, inside_backward: boo
         kinds = tuple(Counter(owner.states()).items())
         fed = any(state.fresh for state, _ in kinds)
         shape = reduce(or_, {_kind(state) for state, _ in kinds})
-    forward_seen = last_forward > owner.last_tick
     idle = not fed and _is_idle(owner)
     shape |= bool(owner.wiped) << 5 | closure << 6 | inside_backward << 7
-    shape |= wraps_a_step << 8 | idle << 9 | forward_seen << 10
-    wiped = tuple(owner.wiped)
-    return RawReading((owner, shape, kinds, wiped, owner.last_site, owner.offers == 0, last_forward))
+    shape |= wraps << 8 | idle << 9
+    if not fed:
+        shape |= ledger.worked(owner) << 10 | ledger.others_fed(owner) << 11
+    shape |= sure << 12
+    return RawReading((owner, shape, kinds, tuple(owner.wiped), owner.last_site, owner.steps, ledger.last_forward))
 
 
 def told(raw: RawReading) -> StepReading:
     """A raw reading in the words of checks."""
-    owner, shape, kinds, wiped, used_by, first, last_forward = raw
+    owner, shape, kinds, wiped, used_by, steps, last_forward = raw
     counts = dict.fromkeys(_KINDS.values(), 0)
     made: dict[Mark, None] = {}
     stale: Site | None = None
@@ -74,8 +78,10 @@ def told(raw: RawReading) -> StepReading:
         inside_backward=bool(shape & 1 << 7),
         wraps_a_step=bool(shape & 1 << 8),
         idle=bool(shape & 1 << 9),
-        forward_seen=bool(shape & 1 << 10),
-        first=first,
+        worked=bool(shape & 1 << 10),
+        others_fed=bool(shape & 1 << 11),
+        confirmed=bool(shape & 1 << 12),
+        steps=steps + 1,
     )
 
 

@@ -65,6 +65,7 @@ class Recorder:
         self.batches = 0
         self.backwards = 0
         self.forwards = 0
+        self.evaluations = 0
         self.clears = 0
         self.in_backward = 0
         self.weight = 1  # how many events one that is timed stands for; 0: this one is not timed
@@ -80,6 +81,8 @@ class Recorder:
         self._open: list[_OpenStep] = []
         self._inputs = 0
         self._input: Callable[[], object] = _nothing
+        self._input_version = 0
+        self._derived = False  # the input takes a gradient itself: an attack or a probe, not another batch
         self._schedulers: dict[int, _Scheduler] = {}
         self._site: Site | None = None
         self._prelude: set[int] = set()
@@ -100,17 +103,20 @@ class Recorder:
         if self._stepped and not self._open:
             self.close()
         if not torch.is_grad_enabled():
+            self.evaluations += 1
             self._evaluated()
             return
         self.forwards += 1
         self.ledger.forward()
         first = args[0] if args else next(iter(kwargs.values()), None)
-        if first is None or self._input() is not first:
+        if not isinstance(first, torch.Tensor):
+            first = _first_tensor(first)
+        if first is None:
             self._inputs += 1
-            try:
-                self._input = weakref.ref(first) if first is not None else _nothing
-            except TypeError:  # a dict or list: each call counts as another input
-                self._input = _nothing
+        elif self._input() is not first or self._input_version != _version(first):
+            self._inputs += 1
+            self._input, self._input_version = weakref.ref(first), _version(first)
+        self._derived = first is not None and first.requires_grad
         if not self._codes or self._codes[-1] != _FORWARD:
             self._append(_FORWARD)
 
@@ -145,13 +151,13 @@ class Recorder:
             return
         self._site = None
         self.backwards += 1
-        self.ledger.backward_ended(site, self.batches, self._inputs)
+        self.ledger.backward_ended(site, self.batches, -1 if self._derived else self._inputs)
         if self.on_backward is not None and (self.searching or self.forwards == self._forwards_before):
             self.on_backward()
         self._forwards_before = self.forwards
 
-    def look_before_module_clear(self) -> None:
-        """A module's `zero_grad` is about to clear parameters of any optimizer."""
+    def look_before_change(self) -> None:
+        """A clip, an unscale or a module's `zero_grad` comes: what changed by hand until now is not its doing."""
         if not self.in_backward:
             self.ledger.look_at_all(Cause.HAND)
 
@@ -193,7 +199,7 @@ class Recorder:
         if closure and self._stepped and not self._open:
             self.close()
         step = _OpenStep(id(optimizer), owner, closure, self.sites.here(), self._happened())
-        self.ledger.look(owner, Cause.HAND, thorough=owner.steps & 15 == 0)
+        step.sure = self.ledger.look_before_step(owner)
         if closure:
             self.ledger.closure_began()
         else:
@@ -218,7 +224,6 @@ class Recorder:
         if reading is None:
             # Lightning's manual optimization passes a closure that does nothing: a step like any other.
             step.closure = step.before != self._happened()
-            self.ledger.look(owner, Cause.STEP)
             reading = self._read(step)
         self.ledger.consume(owner, step.site)
         owner.steps += 1
@@ -243,14 +248,15 @@ class Recorder:
     def _read(self, step: _OpenStep) -> RawReading:
         return read(
             step.owner,
-            self.ledger.last_forward,
+            self.ledger,
             closure=step.closure,
             inside_backward=self.in_backward > 0,
-            wraps_a_step=step.wraps,
+            wraps=step.wraps,
+            sure=step.sure,
         )
 
     def _happened(self) -> int:
-        return self.forwards + self.backwards + self.clears
+        return self.forwards + self.evaluations + self.backwards + self.clears
 
     def _pop(self) -> _OpenStep:
         step = self._open.pop()
@@ -358,6 +364,18 @@ class Recorder:
         return row_of(list(map(_kind_of, self._codes)))
 
 
+def _first_tensor(container: Any) -> torch.Tensor | None:
+    """The first tensor in a dict, list or tuple of inputs, one level deep."""
+    values = container.values() if hasattr(container, "values") else container
+    if not isinstance(container, (list, tuple)) and values is container:
+        return None
+    return next((value for value in values if isinstance(value, torch.Tensor)), None)
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def _driven_by(scheduler: Any) -> Optimizer | None:
     """The optimizer a scheduler drives, out of the wrappers frameworks put around it."""
     optimizer = getattr(scheduler, "optimizer", None)
@@ -372,7 +390,7 @@ def _driven_by(scheduler: Any) -> Optimizer | None:
 class _OpenStep:
     """A step between its pre and its post hook."""
 
-    __slots__ = ("before", "closure", "key", "owner", "reading", "site", "wraps")
+    __slots__ = ("before", "closure", "key", "owner", "reading", "site", "sure", "wraps")
 
     def __init__(self, key: int, owner: Owner, closure: bool, site: Site, before: int) -> None:
         self.key = key
@@ -380,6 +398,7 @@ class _OpenStep:
         self.owner = owner
         self.closure = closure
         self.site = site
+        self.sure = False
         self.reading: RawReading | None = None
         self.wraps = False
 

@@ -95,9 +95,12 @@ class Run:
         if recorder.steps and not recorder.forwards:
             notes.append(("*", "no module was called with gradients on: forward passes are unknown"))
         for owner in self.instrument(Ledger).owners():
-            if owner.hidden_clears:
-                notes.append(("missing-zero-grad", f"gradients of {owner.label} are cleared through .data, unseen"))
-        if _compiled_something():
+            for answer in sorted({"cleared", "written"} & set(owner.doubt.answers.values())):
+                if not (answer == "cleared" and owner.doubt.answers.get("stale") != "cleared"):
+                    notes.append(
+                        ("*", f"gradients of {owner.label} are {answer} through .data, which leaves no trace")
+                    )
+        if graphs_compiled():
             notes.append(("*", "regions inside torch.compile are opaque"))
         return notes
 
@@ -255,8 +258,8 @@ class _Found:
         return dataclasses.replace(self.finding, count=max(1, count))
 
 
-def _compiled_something() -> bool:
-    """Whether torch.compile made a graph in this process."""
+def graphs_compiled() -> bool:
+    """Whether torch.compile has made a graph in this process."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     counters = getattr(dynamo, "counters", None)
     return bool(counters and counters["stats"]["unique_graphs"])

@@ -62,6 +62,23 @@ class StepReading:
     Counts are of parameters of this optimizer. `fresh`: only gradients no step of this optimizer had
     used; `mixed`: fresh ones added on top of used ones; `reused`: used ones alone; `written`: changed or
     set by hand since the last step; `without`: None or cleared. They add up to `parameters`.
+
+    Args:
+        optimizer, number: its label, and which optimizer of the run it is.
+        stock: one of torch's own, of which it is known that a step without gradients does nothing.
+        contributions: how many backwards added to a parameter since it was cleared, at most.
+        made_by, batches, inputs: of those backwards; an input of -1 takes a gradient itself.
+        used_by: the step before this one.
+        stale_from: where the used part of mixed gradients was made.
+        wipes: what was cleared unused since the step before.
+        closure: forward, backward or a clear ran inside the step.
+        inside_backward: the step runs in a gradient hook.
+        wraps_a_step: another optimizer's step ran inside this one.
+        idle: every rate is 0 or every parameter frozen. Known only where nothing is fresh, as are the next two.
+        worked: a forward with gradients or a backward ran since the step before.
+        others_fed: the last backward since the step before was used by another optimizer.
+        confirmed: where something looks wrong, that values bear it out (`doubt.py`).
+        steps: how many steps this optimizer has executed, this one included.
     """
 
     optimizer: str
@@ -84,8 +101,10 @@ class StepReading:
     inside_backward: bool
     wraps_a_step: bool
     idle: bool
-    forward_seen: bool
-    first: bool
+    worked: bool
+    others_fed: bool
+    confirmed: bool
+    steps: int
 
 
 @dataclass(frozen=True, slots=True)

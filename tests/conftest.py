@@ -22,6 +22,10 @@ settings.register_profile("loopkit", deadline=None, derandomize=bool(os.environ.
 settings.load_profile("loopkit")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--snapshots-update", action="store_true", help="write the stored texts anew")
+
+
 @pytest.fixture(autouse=True)
 def torch_is_left_as_it_was() -> Iterator[None]:
     """Promise 2, before and after every test."""

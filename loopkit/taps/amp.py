@@ -14,13 +14,17 @@ def install(run: Run) -> Handle:
     """Listen to every GradScaler."""
     steps = _Steps()
     return Taps(
-        Tap(torch.amp.GradScaler, "unscale_", run, after=_unscaled),
+        Tap(torch.amp.GradScaler, "unscale_", run, _before_unscale, _unscaled),
         Tap(torch.amp.GradScaler, "step", run, steps.before, steps.after),
     )
 
 
 def _optimizer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[1] if len(args) > 1 else kwargs.get("optimizer")
+
+
+def _before_unscale(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    run.recorder.look_before_change()
 
 
 def _unscaled(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:

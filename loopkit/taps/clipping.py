@@ -19,9 +19,9 @@ from loopkit.taps.patch import Handle, Tap, Taps
 def install(run: Run) -> Handle:
     """Listen to clipping."""
     return Taps(
-        Tap(clip_grad, "_clip_grads_with_norm_", run, after=_by_norm),
-        Tap(clip_grad, "clip_grad_value_", run, after=_by_value),
-        Tap(torch.nn.utils, "clip_grad_value_", run, after=_by_value),
+        Tap(clip_grad, "_clip_grads_with_norm_", run, _before, _by_norm),
+        Tap(clip_grad, "clip_grad_value_", run, _before, _by_value),
+        Tap(torch.nn.utils, "clip_grad_value_", run, _before, _by_value),
     )
 
 
@@ -29,6 +29,10 @@ def _parameters(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Ten
     """What was clipped; a generator is used up by now, and known only as empty."""
     given = args[0] if args else kwargs.get("parameters", ())
     return [given] if isinstance(given, torch.Tensor) else list(given)
+
+
+def _before(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    run.recorder.look_before_change()
 
 
 def _by_norm(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:

@@ -3,7 +3,8 @@
 Listening at `Module.__call__` costs about 1 µs for every submodule of every call. So that is done only until a
 backward has shown which outermost modules train; then `__call__` of *their classes* is wrapped instead. Nothing
 is stored on a module: a hook on the instance would break `torch.save(model)`. When backwards follow no forward
-that was heard, somebody trains another model, and the search begins anew.
+that was heard, somebody trains another model, and the search begins anew. Once torch.compile has made a graph, all
+stays as it is: Dynamo guards `__call__`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from loopkit.run import Run
+from loopkit.run import Run, graphs_compiled
 from loopkit.taps.patch import Cell, Handle, hide_this_frame, listen
 
 _SEARCHES = 8
@@ -61,6 +62,8 @@ class _Models:
 
     def _backward_ended(self) -> None:
         """What was outermost, has trainable parameters and came before a backward is what is trained."""
+        if graphs_compiled():
+            return  # changing any `__call__` now would make Dynamo compile what it has compiled again
         if self._search is None:
             if self._searches < _SEARCHES:
                 self._begin_search()

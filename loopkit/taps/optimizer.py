@@ -82,8 +82,7 @@ def _before_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
 
 
 def _before_module_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    # Which optimizers' parameters it holds is not known: what changed by hand until now is not its doing.
-    run.recorder.look_before_module_clear()
+    run.recorder.look_before_change()  # which optimizers' parameters it holds is not known
     if "before_zero_grad" in run.heard:
         run.emit("before_zero_grad", owner=args[0])
 

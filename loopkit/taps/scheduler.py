@@ -53,7 +53,7 @@ class _Depth:
         scheduler = args[0]
         if self._depth or _is_being_built(scheduler):
             return
-        explicit = (len(args) > 1 and args[1] is not None) or bool(kwargs)
+        explicit = any(given is not None for given in (*args[1:], *kwargs.values()))
         run.recorder.scheduler_stepped(scheduler, explicit)
         if "scheduler_stepped" in run.heard:
             run.emit("scheduler_stepped", scheduler=scheduler)

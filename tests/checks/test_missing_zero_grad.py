@@ -37,8 +37,7 @@ def test_found_at_the_backward_with_both_ends_by_the_second_update() -> None:
 def test_found_with_every_implementation_of_adamw(kind: str) -> None:
     def loop() -> None:
         net = model()
-        options = {"foreach": {"foreach": True}, "fused": {"fused": True}, "neither": {"foreach": False}}[kind]
-        optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, **options)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, fused=kind == "fused", foreach=kind == "foreach")
         for x, y in loader():
             loss_of(net(x), y).backward()
             optimizer.step()

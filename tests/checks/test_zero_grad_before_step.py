@@ -110,7 +110,7 @@ def test_found_in_a_window_without_a_loader() -> None:
     def loop() -> None:
         net = model()
         optimizer = adamw(net)
-        for i, (x, y) in enumerate(batches(8)):
+        for i, (x, y) in enumerate(batches(40)):
             loss_of(net(x), y).backward()
             if i % 2 == 1:
                 optimizer.step()

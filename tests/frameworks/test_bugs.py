@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.frameworks import trainers
-from tests.loops import loss_of
+from tests.loops import loss_of, model
 from tests.watched import find, line_of
 
 BUGS = ["missing-zero-grad", "zero-grad-before-step", "step-without-fresh-grad", "scheduler-before-optimizer"]
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Detected call of")
 
 
 def raw(bug: str) -> None:
-    net = trainers.model()
+    net = model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     for _ in range(4):
@@ -100,7 +100,7 @@ def hf_with(bug: str) -> Any:
     """A subclass of Trainer that has the bug, as users write them."""
     from transformers import Trainer
 
-    class Mine(Trainer):  # type: ignore[misc]
+    class Mine(Trainer):
         def training_step(self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
             if bug == "scheduler-before-optimizer":
                 self.lr_scheduler.step()  # user's

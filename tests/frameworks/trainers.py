@@ -117,7 +117,7 @@ def lightning(module: Any, accumulate: int = 1) -> None:
 def lightning_module(manual: bool, bug: str = "") -> Any:
     import lightning
 
-    class Module(lightning.LightningModule):  # type: ignore[misc]
+    class Module(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.automatic_optimization = not manual

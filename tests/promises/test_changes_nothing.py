@@ -97,19 +97,19 @@ def train(loop: Loop) -> list[Any]:
     scheduler = _scheduler(loop.scheduler, optimizers[0])
     scaler = torch.amp.GradScaler("cpu", enabled=loop.scaler, init_scale=2.0**10)
     data = torch.utils.data.TensorDataset(torch.randn(4 * loop.batches, 3))
-    losses = []
+    losses: list[Any] = []
     for i, (x,) in enumerate(torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)):
         last = i % loop.window == loop.window - 1
         if loop.clear_at == "first" and i % loop.window == 0:
             _clear(loop.clear, net, optimizers[0])
 
         def closure(x: torch.Tensor = x) -> torch.Tensor:
-            loss = other(net(x)).square().mean()
+            loss: torch.Tensor = other(net(x)).square().mean()
             scaler.scale(loss).backward()
             return loss
 
         if loop.closure and last and not loop.scaler:
-            losses.append(optimizers[0].step(closure))  # type: ignore[call-overload]
+            losses.append(optimizers[0].step(closure))  # type: ignore[arg-type]
         else:
             losses.append(closure().detach())
             # A scaler refuses to step on no gradients at all.

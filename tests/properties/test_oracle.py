@@ -1,4 +1,4 @@
-"""Generated loops on a tiny real model, judged by an oracle that knows nothing of ledger, versions or weak references.
+"""Generated loops on a tiny real model, judged by an oracle that knows nothing of ledger, versions or references.
 
 The oracle is a plain state machine over the list of calls. For each optimizer and each of its parameters it holds
 the set of backwards whose gradients are in `.grad` and which of them a step of that optimizer has used.
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import loopkit
-from loopkit import StepReading, holdings
+from loopkit import StepReading, doubt
 
 PARTS = 2  # each optimizer owns one part of the model, of two parameters
 
@@ -90,20 +90,16 @@ def oracle(program: list[Call]) -> Iterator[Judged]:
     slots = [[Slot(), Slot()] for _ in range(PARTS)]
     for number, call in enumerate(program):
         chosen = [part for part in range(PARTS) if call.part == part or call.how in ("all", "every")]
-        if call.kind == "backward" or call.how == "module":
+        if call.kind in ("backward", "clip") or call.how == "module":
             for slot in slots[0] + slots[1]:
                 slot.look(number)
         if call.kind == "backward":
-            for slot in slots[0] + slots[1]:
-                if slot.zero and slot.inside == slot.used:
-                    slot.inside, slot.used = set(), set()  # a sum with zeros is no sum
             for slot in (slot for part in chosen for slot in slots[part]):
+                if slot.zero and slot.used & slot.inside and not slot.written:
+                    slot.inside, slot.used = set(), set()  # a sum with zeros is no sum
                 slot.zero = False
                 slot.inside.add(number)
                 slot.tensor = True
-        elif call.kind == "clip":
-            for slot in slots[0] + slots[1]:
-                slot.touched = False  # a clip changes gradients in place too, and hides what a hand did before
         elif call.how == "hand-zero":
             for slot in (slot for part in chosen for slot in slots[part] if slot.tensor):
                 slot.touched = slot.zero = True
@@ -140,7 +136,7 @@ def _perform(call: Call, parts: list[nn.Linear], optimizers: list[torch.optim.Op
     if call.kind == "forward":
         parts[0](x)
     elif call.kind == "backward":
-        (sum(each(x).sum() for each in parts) if call.how == "all" else part(x).sum()).backward()  # type: ignore[union-attr]
+        (sum(each(x).sum() for each in parts) if call.how == "all" else part(x).sum()).backward()
     elif call.kind == "step":
         optimizer.step()
     elif call.kind == "clip":
@@ -174,8 +170,11 @@ def test_ledger_and_oracle_agree_on_every_step(program: list[Call]) -> None:
     torch.manual_seed(0)
     parts = [nn.Linear(2, 2) for _ in range(PARTS)]
     # A zero written by hand is told from a gradient by its value; how often that is read is bounded elsewhere.
-    with patch.object(holdings, "VALUE_READS", 10**6), loopkit.watch(autoload=False, plugins=[EveryStep()]):
-        optimizers = [torch.optim.SGD(parts[0].parameters(), 0.1), torch.optim.AdamW(parts[1].parameters(), fused=True)]
+    with patch.multiple(doubt, ASKED=10**6), loopkit.watch(autoload=False, plugins=[EveryStep()]):
+        optimizers = [
+            torch.optim.SGD(parts[0].parameters(), 0.1),
+            torch.optim.AdamW(parts[1].parameters(), fused=True),
+        ]
         for call in program:
             _perform(call, parts, optimizers)
     expected = list(oracle(program))

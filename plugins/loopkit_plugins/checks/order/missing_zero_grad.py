@@ -35,7 +35,7 @@ class MissingZeroGrad:
 
     What it costs
         Nothing beyond the ledger: one look-up of the update's signature. A clear through `.grad.data` leaves no
-        trace, so one gradient value is read before the first suspicions, at most 3 times for each optimizer.
+        trace, so before used gradients are called stale a value is read: ever more rarely, and only where needed.
     """
 
     rule = "missing-zero-grad"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loopkit import Confidence, Event, Finding, Severity, StepReading, Update, hookimpl
+from loopkit import Confidence, Event, Finding, Habit, Severity, StepReading, Update, hookimpl
 
 
 class StepWithoutFreshGrad:
@@ -12,7 +12,8 @@ class StepWithoutFreshGrad:
 
     What it looks for
         An executed step of an optimizer none of whose parameters received a gradient since its previous step. Either
-        all of them are None, or the gradients are those the previous step had already used.
+        the gradients are those the previous step had already used, or there are none at all, in three of four of its
+        steps although the model was run.
 
     Why that hurts
         Without gradients torch's optimizers skip every parameter: nothing is learned. With used ones the same update
@@ -29,18 +30,22 @@ class StepWithoutFreshGrad:
         Call `optimizer.step()` once after each backward whose gradients it should use.
 
     Left alone
-        A step that a wrapper or GradScaler left out; a step before any forward (the idiom that quiets the scheduler's
-        warning) unless it comes again; steps with a closure; a rate of 0 or frozen parameters only; gradients
-        written by hand; optimizers that step inside backward; one of several optimizers that step on one backward
-        which did not reach it; optimizers that are not torch's own and may work without gradients.
+        A step that a wrapper or GradScaler left out; steps without a forward (the idiom that quiets the scheduler's
+        warning, or plots a schedule); a batch now and then whose loss has no graph; steps with a closure; a rate of 0
+        or frozen parameters only; gradients written by hand; optimizers that step inside backward; one of several
+        optimizers, when another used that backward; optimizers that are not torch's own and may need no gradients.
 
     What it costs
-        Nothing beyond the ledger.
+        Nothing beyond the ledger. Gradients written through `.data` leave no trace, so before gradients are called
+        used or zero, a value is read: ever more rarely, and only where they look it.
     """
 
     rule = "step-without-fresh-grad"
     severity = Severity.ERROR
     confidence = Confidence.PROOF
+
+    def __init__(self) -> None:
+        self._habit = Habit()
 
     @hookimpl
     def update_finished(self, update: Update) -> Iterator[Finding]:
@@ -48,26 +53,32 @@ class StepWithoutFreshGrad:
         steps = list(update.steps())
         fed = any(step.fresh or step.mixed for _, step in steps)
         for event, step in steps:
-            if step.fresh or step.mixed or step.written or step.closure or step.inside_backward or step.wraps_a_step:
+            if step.fresh or step.mixed or step.written or not step.parameters or event.site is None:
                 continue
-            if step.idle or not step.parameters or event.site is None or wiped_just_before(step):
+            if step.closure or step.inside_backward or step.wraps_a_step or step.idle:
+                continue
+            if not (step.stock and step.confirmed) or _wiped_just_before(step):
                 continue
             if step.reused:
                 yield self._reused(event, step, update.number)
-            elif step.stock and not fed and (step.forward_seen or not step.first):
-                yield self._without(event, step, update.number)
+            elif step.worked and not fed and not step.others_fed:
+                key = (step.number, event.site.number)
+                if self._habit.is_one(key, update.signature, update.seen, step.steps):
+                    yield self._without(event, step, update.number)
 
     def _without(self, event: Event, step: StepReading, number: int) -> Finding:
         assert event.site is not None
+        cleared = next((wipe.cleared for wipe in step.wipes if wipe.cleared and not wipe.claimed), None)
+        since = f"they were cleared at {cleared.place}" if cleared else "its last step"
         return Finding(
             rule=self.rule,
             severity=self.severity,
             confidence=self.confidence,
             place=event.site.place,
-            places={"step": event.site.place},
+            places={"step": event.site.place} | ({"cleared": cleared.place} if cleared else {}),
             subject=step.optimizer,
             seen=f"{step.optimizer} stepped with no gradient on any of its {step.parameters} parameters: no backward "
-            "reached them since its last step",
+            f"reached them since {since}",
             why="a step without gradients changes nothing, so these parameters are not trained",
             remedy="call loss.backward() before optimizer.step(), and check that the loss is not detached from them",
             evidence=_evidence(event, step),
@@ -93,7 +104,7 @@ class StepWithoutFreshGrad:
         )
 
 
-def wiped_just_before(step: StepReading) -> bool:
+def _wiped_just_before(step: StepReading) -> bool:
     """Whether gradients were there and were cleared right before the step: another rule's finding."""
     return any(not wipe.claimed and not wipe.forward_since for wipe in step.wipes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loopkit import Confidence, Event, Finding, Severity, StepReading, Update, Wipe, hookimpl
+from loopkit import Confidence, Event, Finding, Habit, Severity, StepReading, Update, Wipe, hookimpl
 
 
 class ZeroGradBeforeStep:
@@ -12,8 +12,8 @@ class ZeroGradBeforeStep:
 
     What it looks for
         An executed step whose optimizer had received gradients since its last step, all of which were cleared before
-        it. And inside an accumulation window: some micro-batches' gradients were cleared unused while another's,
-        made by the same call on another batch, were kept, in at least three of four updates.
+        it. And inside an accumulation window: all micro-batches' gradients but the last one's, made by the same call
+        on other batches, were cleared unused, in at least three of four updates.
 
     Why that hurts
         The step sees no gradient and does nothing; or, in a window, all but the last micro-batch are computed and
@@ -30,10 +30,12 @@ class ZeroGradBeforeStep:
     Left alone
         A bad batch that is skipped with `zero_grad(); continue`; throw-away backwards (memory warm-up, gradient
         probes); clears of what another player's loss left behind (GANs); steps that a GradScaler skipped; closures;
-        gradients that are collected or written by hand (SAM, PGD, PCGrad, per-sample clipping).
+        weights moved between the backwards (SAM) and inputs that take a gradient (attacks); gradients that are
+        collected or written by hand (PCGrad, per-sample clipping); optimizers that are not torch's own.
 
     What it costs
-        Nothing beyond the ledger.
+        Nothing beyond the ledger. Where gradients were wiped, a value is read, ever more rarely: writes through
+        `.data` leave no trace.
     """
 
     rule = "zero-grad-before-step"
@@ -41,7 +43,7 @@ class ZeroGradBeforeStep:
     confidence = Confidence.PROOF
 
     def __init__(self) -> None:
-        self._lossy: dict[int, int] = {}
+        self._habit = Habit()
 
     @hookimpl
     def update_finished(self, update: Update) -> Iterator[Finding]:
@@ -50,24 +52,18 @@ class ZeroGradBeforeStep:
             if step.closure or step.inside_backward or step.wraps_a_step or step.written or event.site is None:
                 continue
             wipes = [wipe for wipe in step.wipes if not wipe.claimed and not wipe.in_closure]
-            if not wipes:
+            if not wipes or not step.confirmed:
                 continue
             if not step.fresh and not step.mixed:
                 last = wipes[-1]
                 if not last.forward_since and not step.idle:
                     yield self._all(event, step, last, update.number)
-            elif lost := _same_call_other_batch(step, wipes):
-                self._lossy[update.signature] = update.seen
-                if self._is_habit(update):
+            elif step.stock and (lost := _same_call_other_batch(step, wipes)):
+                # One skipped batch looks the same as one lost of two: that takes longer to tell.
+                at_least = 8 if len(lost) == 1 else 2
+                key = (step.number, event.site.number)
+                if self._habit.is_one(key, update.signature, update.seen, step.steps, at_least=at_least):
                     yield self._window(event, step, lost, update.number)
-
-    def _is_habit(self, update: Update) -> bool:
-        """Whether three of four updates lose gradients: a skipped batch looks the same, but does not come each time.
-
-        A signature is seen at its 1st, 2nd, 4th … occurrence, so its count here is at least half the real one.
-        """
-        lossy = sum(self._lossy.values())
-        return lossy >= 2 and 4 * lossy >= 3 * update.updates
 
     def _all(self, event: Event, step: StepReading, wipe: Wipe, number: int) -> Finding:
         assert event.site is not None
@@ -115,12 +111,15 @@ class ZeroGradBeforeStep:
 
 
 def _same_call_other_batch(step: StepReading, wipes: list[Wipe]) -> list[Wipe]:
-    """The wipes that no purpose explains: same backward call as the kept gradients, on other data."""
+    """The wipes that no purpose explains: by the same call as the one kept, on other data that takes no gradient."""
+    if step.contributions != 1:
+        return []
     return [
         wipe
         for wipe in wipes
         if wipe.backward is not None
         and wipe.backward in step.made_by
+        and wipe.inputs >= 0
         and wipe.inputs not in step.inputs
         and (wipe.batch not in step.batches or wipe.batch == 0)
     ]

@@ -1,0 +1,98 @@
+"""`make cost`: what watching costs, all default plugins on: watched over bare, paired in one process, medians.
+
+Bare and watched measurements alternate, so that a machine whose speed drifts drifts under both. Nothing here is a
+test: a clock on a shared machine is no judge. The limits stand beside the figures.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+
+import torch
+
+import loopkit
+from tests.cost.subjects import SUBJECTS, Loop, mlp
+
+PAIRS = 24
+
+
+def main() -> None:
+    """Measure everything and print one table, in Markdown."""
+    torch.manual_seed(0)
+    wanted = sys.argv[1:]
+    print(f"{datetime.date.today()}, torch {torch.__version__}, Python {platform.python_version()}, {_machine()}\n")
+    print("| loop | bare, µs a step | added, µs | watched ÷ bare | at most |\n|---|--:|--:|--:|--:|")
+    for name, (make, count, limit) in SUBJECTS.items():
+        if not wanted or name[0] in wanted:
+            bare, added, ratio = measure(make(), count)
+            print(f"| {name} | {bare:,.0f} | {added:,.0f} | {ratio:.3f} | {limit} |", flush=True)
+    print(f"\nHeld by loopkit after 200 and after 2,200 steps of (a): {held()} bytes.")
+    print(f"Importing loopkit and its plugins after torch: {import_ms():.0f} ms.")
+
+
+def measure(run: Loop, count: int) -> tuple[float, float, float]:
+    """Microseconds a step bare, microseconds added, and watched over bare: medians over all pairs."""
+    run(count)
+    bare, added, ratios = [], [], []
+    for _ in range(PAIRS):
+        one = _seconds(run, count)
+        with loopkit.watch(skip=["console"]) as watched:
+            run(max(8, count // 4))  # the first updates are new, and told to every check
+            two = _seconds(run, count)
+            run(0)
+        assert not watched.findings
+        bare.append(one / count * 1e6)
+        added.append((two - one) / count * 1e6)
+        ratios.append(two / one)
+    return statistics.median(bare), statistics.median(added), statistics.median(ratios)
+
+
+def _seconds(run: Callable[[int], None], count: int) -> float:
+    gc.collect()
+    began = time.perf_counter()
+    run(count)
+    return time.perf_counter() - began
+
+
+def held() -> str:
+    """Bytes that loopkit's code has allocated and not freed."""
+    run = mlp()
+    ours = [tracemalloc.Filter(True, f"*/{name}/*") for name in ("loopkit", "loopkit_plugins", "pluggy")]
+    sizes = []
+    with loopkit.watch(skip=["console"]):
+        tracemalloc.start()
+        for steps in (200, 2000):
+            run(steps)
+            gc.collect()
+            snapshot = tracemalloc.take_snapshot().filter_traces(ours)
+            sizes.append(sum(row.size for row in snapshot.statistics("filename")))
+        tracemalloc.stop()
+    return " and ".join(f"{size:,}" for size in sizes)
+
+
+def import_ms() -> float:
+    """Milliseconds that a fresh process spends on importing us, torch being there."""
+    code = (
+        "import time, torch, torch.utils.data, importlib.metadata\nbegan = time.perf_counter()\n"
+        "import loopkit\nwith loopkit.watch():\n    print((time.perf_counter() - began) * 1e3)"
+    )
+    seen = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)
+    ]
+    return statistics.median(float(done.stdout) for done in seen)
+
+
+def _machine() -> str:
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, CPU"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The loops whose cost is measured: ordinary ones, from the smallest anybody trains to one of 2,000 tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+Loop = Callable[[int], None]
+"""Runs that many micro-batches."""
+
+
+def _loop(model: nn.Module, loss: Callable[[Any], Tensor], batches: Iterator[Any], accumulate: int = 1) -> Loop:
+    """The loop everybody writes: AdamW, a schedule, clear after the step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+
+    def run(count: int) -> None:
+        for i in range(count):
+            value = loss(next(batches))
+            (value / accumulate).backward()
+            if (i + 1) % accumulate == 0:
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+
+    return run
+
+
+def _endless(loader: DataLoader[Any]) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def _loader(features: Tensor, labels: Tensor, size: int = 32) -> Iterator[Any]:
+    return _endless(DataLoader(TensorDataset(features, labels), batch_size=size, shuffle=True))
+
+
+def _again(batch: Any) -> Iterator[Any]:
+    while True:
+        yield batch
+
+
+def mlp() -> Loop:
+    """A 32-64-10 perceptron on batches of 32 from a DataLoader."""
+    net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10))
+    criterion = nn.CrossEntropyLoss()
+    batches = _loader(torch.randn(32000, 32), torch.randint(0, 10, (32000,)))
+    return _loop(net, lambda batch: criterion(net(batch[0]), batch[1]), batches)
+
+
+def cnn() -> Loop:
+    """Two convolutions on scikit-learn's digits."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.tensor(digits.data, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(1024, 10)),
+    )
+    criterion = nn.CrossEntropyLoss()
+    batches = _loader(images, torch.tensor(digits.target), 128)
+    return _loop(net, lambda batch: criterion(net(batch[0]), batch[1]), batches)
+
+
+def bert() -> Loop:
+    """BERT, 4 layers of 128, on 8 sentences of 64 tokens."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=1000, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512
+    )
+    net = BertForSequenceClassification(config)
+    batch = {"input_ids": torch.randint(0, 1000, (8, 64)), "labels": torch.randint(0, 2, (8,))}
+    return _loop(net, lambda inputs: net(**inputs).loss, _again(batch))
+
+
+def gpt2() -> Loop:
+    """GPT-2 of that size, four micro-batches an update."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    net = GPT2LMHeadModel(GPT2Config(vocab_size=1000, n_positions=64, n_embd=128, n_layer=4, n_head=4))
+    tokens = torch.randint(0, 1000, (8, 64))
+    batch = {"input_ids": tokens, "labels": tokens}
+    return _loop(net, lambda inputs: net(**inputs).loss, _again(batch), accumulate=4)
+
+
+def many() -> Loop:
+    """1,000 linear layers of 16: 2,000 parameter tensors."""
+    net = nn.Sequential(*(nn.Linear(16, 16) for _ in range(1000)))
+    return _loop(net, lambda x: net(x).square().mean(), _again(torch.randn(8, 16)))
+
+
+SUBJECTS: dict[str, tuple[Callable[[], Loop], int, float]] = {
+    # name: loop, micro-batches a measurement, highest ratio
+    "a  MLP 32-64-10, batch 32": (mlp, 400, 1.15),
+    "b  CNN on digits, batch 128": (cnn, 40, 1.02),
+    "c  BERT 4x128, 8x64 tokens": (bert, 12, 1.02),
+    "d  GPT-2 4x128, accumulation 4": (gpt2, 12, 1.02),
+    "e  2,000 parameter tensors": (many, 8, 1.08),
+}
