@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch.utils._python_dispatch import _disable_current_modes
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,7 +32,7 @@ CLEARED, WRITTEN, STALE = "cleared", "written", "stale"
 class Doubt:
     """What is remembered of one optimizer's values, and what they answered."""
 
-    __slots__ = ("answers", "asked", "index", "kept", "moved", "pending", "raised", "suspects", "weights")
+    __slots__ = ("answers", "asked", "index", "kept", "moved", "pending", "question", "raised", "suspects", "weights")
 
     def __init__(self) -> None:
         self.raised = False
@@ -40,6 +42,7 @@ class Doubt:
         self.moved: list[Tensor] = []
         self.suspects: list[int] = []
         self.pending: tuple[list[Tensor], Tensor | None] | None = None
+        self.question = ""
         self.asked: dict[str, int] = {}
         self.answers: dict[str, str] = {}
 
@@ -66,7 +69,8 @@ class Doubt:
             return
         sample = _sample(next(iter(owner.parameters()), None))
         if sample is not None and self.weights is not None and len(self.moved) < ASKED:
-            self.moved.append((sample != self.weights).any())
+            with _disable_current_modes():
+                self.moved.append((sample != self.weights).any())
         self.weights = sample
 
     def used(self, owner: Owner) -> None:
@@ -78,12 +82,18 @@ class Doubt:
 
     # -- used gradients that a backward is about to add to -----------------------------------------------
 
-    def before_backward(self, owner: Owner) -> None:
-        """Prepare the question, without waiting for the device: it is put only if that backward adds to them."""
+    def before_backward(self, owner: Owner, site: int) -> None:
+        """Prepare the question, without waiting for the device: it is put only if that backward adds to them.
+
+        Args:
+            owner: the optimizer whose gradients look stale.
+            site: the call: before one of two backwards they may be cleared and before the other not.
+        """
         states = owner.states()
         self.suspects = [i for i, state in enumerate(states) if state.used and not state.written]
         self.pending = None
-        if self.suspects and self._asks("stale"):
+        self.question = f"stale {site}"
+        if self.suspects and self._asks(self.question):
             step = max(1, len(self.suspects) // _TENSORS)
             held = [_holds(owner.refs[i]()) for i in self.suspects[::step]]
             self.pending = [each for each in held if each is not None], self._unchanged(owner)
@@ -92,12 +102,13 @@ class Doubt:
         """What the suspects were just before the backward that has added to them."""
         if self.pending is not None:
             holds, unchanged = self.pending
-            if not any(bool(each) for each in holds):
-                self.answers["stale"] = CLEARED
+            if not any(_true(each) for each in holds):
+                answer = CLEARED
             else:
-                self.answers["stale"] = STALE if unchanged is None or bool(unchanged) else WRITTEN
+                answer = STALE if unchanged is None or _true(unchanged) else WRITTEN
+            self.answers[self.question] = answer
             self.pending = None
-        return self.answers.get("stale", STALE)
+        return self.answers.get(self.question, STALE)
 
     # -- a step that found nothing new, or less than was made -----------------------------------------------
 
@@ -112,16 +123,21 @@ class Doubt:
         if self._asks(question):
             if question == "zeros":
                 held = [_holds(ref()) for ref in owner.refs[: _TENSORS * 4]]
-                answer = WRITTEN if any(bool(each) for each in held if each is not None) else CLEARED
+                answer = WRITTEN if any(_true(each) for each in held if each is not None) else CLEARED
             else:
                 unchanged = self._unchanged(owner)
-                moved = any(bool(each) for each in self.moved)
-                answer = STALE if unchanged is not None and bool(unchanged) and not moved else WRITTEN
+                moved = any(_true(each) for each in self.moved)
+                answer = STALE if unchanged is not None and _true(unchanged) and not moved else WRITTEN
                 if unchanged is None:
                     answer = ""  # not remembered: it began late, and can be told the next time
             self.answers[question] = answer
         self.raised = True
         return self.answers[question]
+
+    def hidden(self) -> list[str]:
+        """What values gave away that versions did not: "cleared", "written"."""
+        found = {answer for question, answer in self.answers.items() if question != "zeros" or answer != CLEARED}
+        return sorted(found & {CLEARED, WRITTEN})
 
     def _unchanged(self, owner: Owner) -> Tensor | None:
         if self.kept is None or self.index >= len(owner.refs):
@@ -129,7 +145,8 @@ class Doubt:
         now = _sample(owner.refs[self.index]())
         if now is None or now.shape != self.kept.shape or now.device != self.kept.device:
             return None
-        return (now == self.kept).logical_or(now.isnan() & self.kept.isnan()).all()
+        with _disable_current_modes():
+            return (now == self.kept).logical_or(now.isnan() & self.kept.isnan()).all()
 
 
 def _sample(tensor: Tensor | None) -> Tensor | None:
@@ -137,9 +154,18 @@ def _sample(tensor: Tensor | None) -> Tensor | None:
     if tensor is None or tensor.is_sparse or tensor.is_meta or hasattr(tensor, "_local_tensor"):
         return None
     try:
-        return tensor.detach().flatten()[:SAMPLE].clone()
+        with _disable_current_modes():  # a mode of the user's own is not to see what we do
+            return tensor.detach().flatten()[:SAMPLE].clone()
     except (RuntimeError, NotImplementedError):
         return None
+
+
+def _true(tensor: Tensor) -> bool:
+    """The one read of a value, which waits for the device. A fake tensor has none: False."""
+    try:
+        return bool(tensor)
+    except (RuntimeError, NotImplementedError):
+        return False
 
 
 def _holds(tensor: Tensor | None) -> Tensor | None:
@@ -148,6 +174,7 @@ def _holds(tensor: Tensor | None) -> Tensor | None:
         return None
     local: Tensor = getattr(tensor, "_local_tensor", tensor)  # asking a sharded tensor would start a collective
     try:
-        return (local.detach()._values() if local.is_sparse else local.detach()).any()
+        with _disable_current_modes():
+            return (local.detach()._values() if local.is_sparse else local.detach()).any()
     except (RuntimeError, NotImplementedError):  # fake and meta tensors hold no values: nothing can be said
         return None

@@ -250,13 +250,13 @@ class Ledger:
         self._tick += 1
         self.last_forward = self._tick
 
-    def backward_began(self) -> None:
+    def backward_began(self, site: Site) -> None:
         """Before a backward adds to anything: note what was done by hand, and confirm what looks stale."""
         for owner in list(self._owners.values()):
             if not owner.blank or not owner.versions:
                 self.look(owner, Cause.HAND)
                 if owner.uniform is not EMPTY:
-                    owner.doubt.before_backward(owner)
+                    owner.doubt.before_backward(owner, site.number)
 
     def backward_ended(self, site: Site, batch: int, inputs: int) -> None:
         """After a backward: put down its contributions."""

@@ -139,7 +139,7 @@ class Recorder:
         if self._stepped and not self._open:
             self.close()
         site = self._site = self.sites.here()
-        self.ledger.backward_began()
+        self.ledger.backward_began(site)
         self._append(_pack(_BACKWARD, site), site)
         self._prelude_over = True
 

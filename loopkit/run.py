@@ -95,11 +95,8 @@ class Run:
         if recorder.steps and not recorder.forwards:
             notes.append(("*", "no module was called with gradients on: forward passes are unknown"))
         for owner in self.instrument(Ledger).owners():
-            for answer in sorted({"cleared", "written"} & set(owner.doubt.answers.values())):
-                if not (answer == "cleared" and owner.doubt.answers.get("stale") != "cleared"):
-                    notes.append(
-                        ("*", f"gradients of {owner.label} are {answer} through .data, which leaves no trace")
-                    )
+            for how in owner.doubt.hidden():
+                notes.append(("*", f"gradients of {owner.label} are {how} through .data, which leaves no trace"))
         if graphs_compiled():
             notes.append(("*", "regions inside torch.compile are opaque"))
         return notes

@@ -129,17 +129,19 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
         if torch.compiler.is_compiling():
             return original(*args, **kwargs)
         run, models = cell.run, outer.models
-        if run is None or models is None or models.depth or run.recorder.in_backward or not run.listens():
-            return original(*args, **kwargs)
-        listen(run, models.began, self, args, kwargs)
-        models.depth = 1
+        outermost = False
         try:
+            if run is None or models is None or models.depth or run.recorder.in_backward or not run.listens():
+                return original(*args, **kwargs)
+            listen(run, models.began, self, args, kwargs)
+            models.depth, outermost = 1, True
             output = original(*args, **kwargs)
         except BaseException as error:
             hide_this_frame(error)
             raise
         finally:
-            models.depth = 0
+            if outermost and models is not None:
+                models.depth = 0
         if run.recorder.searching or "after_forward" in run.heard:
             listen(run, models.ended, self, args, kwargs, output)
         return output
