@@ -163,7 +163,8 @@ def _sample(tensor: Tensor | None) -> Tensor | None:
 def _true(tensor: Tensor) -> bool:
     """The one read of a value, which waits for the device. A fake tensor has none: False."""
     try:
-        return bool(tensor)
+        with _disable_current_modes():
+            return bool(tensor)
     except (RuntimeError, NotImplementedError):
         return False
 

@@ -13,39 +13,19 @@ wrong, their values are asked, as `doubt.py` says.
 
 from __future__ import annotations
 
-import enum
 import weakref
 from collections import Counter
 from collections.abc import Iterable
-from operator import is_
 from typing import TYPE_CHECKING
 
 from loopkit.doubt import CLEARED, STALE, WRITTEN
-from loopkit.holdings import EMPTY, Mark, Owner, State, nothing
+from loopkit.holdings import EMPTY, Mark, Owner, State
+from loopkit.looking import Cause, Now, adopt, look, wipe, written
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.optim import Optimizer
 
     from loopkit.callsite import Site
-
-_KEPT_WIPES = 16
-
-
-class Cause(enum.Enum):
-    """What happened since the last look, to which changes of `.grad` are put down."""
-
-    BACKWARD = enum.auto()
-    CLEAR = enum.auto()
-    STEP = enum.auto()
-    HAND = enum.auto()
-
-
-class _Change(enum.Enum):
-    GONE = enum.auto()
-    NEW = enum.auto()
-    BUMPED = enum.auto()
-    REPLACED = enum.auto()
 
 
 class Ledger:
@@ -57,9 +37,8 @@ class Ledger:
     def __init__(self) -> None:
         self._owners: dict[int, Owner] = {}
         self._aliases: dict[int, tuple[weakref.ref[Optimizer], Owner]] = {}
-        self._tick = 0
+        self.now = Now()
         self.last_forward = 0
-        self._closures = 0
         self._last_backward: Mark | None = None
 
     # -- who there is ------------------------------------------------------------------------------------
@@ -93,7 +72,7 @@ class Ledger:
         taken = {owner.number for owner in list(owners.values())}
         number = next(n for n in range(len(taken) + 1) if n not in taken)
         made = owners[key] = Owner(optimizer, number, forget)
-        self._adopt(made)
+        adopt(made, self.now)
         return made
 
     def knows(self, optimizer: Optimizer) -> bool:
@@ -104,151 +83,27 @@ class Ledger:
         """The optimizers that are alive."""
         return list(self._owners.values())
 
-    def _adopt(self, owner: Owner, mark: Mark | None = None) -> None:
-        """Match the columns to the parameter groups, which a user may extend or replace at any time.
-
-        A gradient that a parameter brings along is put down to `mark`, the backward that just ended, if any.
-        """
-        parameters = owner.parameters()
-        known = dict(zip(owner.ids, range(len(owner.ids)), strict=True))
-        refs, versions, states = owner.refs, owner.versions, owner.states()
-        owner.ids = list(map(id, parameters))
-        owner.sharded = any(hasattr(parameter, "_local_tensor") for parameter in parameters)
-        owner.refs, owner.versions = [], []
-        adopted: list[State] = []
-        unknown = State(fresh=(mark or Mark(self._tick, None, -1, -1),), count=1)
-        for parameter, key in zip(parameters, owner.ids, strict=True):
-            at = known.get(key)
-            grad = parameter.grad
-            if at is not None:
-                owner.refs.append(refs[at])
-                owner.versions.append(versions[at])
-                adopted.append(states[at])
-            else:
-                owner.refs.append(nothing if grad is None else weakref.ref(grad))
-                owner.versions.append(owner.version(grad))
-                adopted.append(EMPTY if grad is None else unknown)
-        owner.set_states(adopted)
-        owner.blank = max(owner.versions, default=-1) < 0
-
     # -- looking -----------------------------------------------------------------------------------------
 
-    def look(
-        self,
-        owner: Owner,
-        cause: Cause,
-        mark: Mark | None = None,
-        site: Site | None = None,
-        *,
-        thorough: bool = False,
-    ) -> None:
-        """Bring one optimizer's columns up to date, putting every change down to `cause`.
-
-        That its groups still hold the same parameters, and not as many others, is looked at only when `thorough`.
-        """
-        optimizer = owner.optimizer()
-        groups = getattr(optimizer, "param_groups", ())
-        grads = [parameter.grad for group in groups for parameter in group["params"]]
-        if len(grads) != len(owner.versions) or (thorough and owner.ids != list(map(id, owner.parameters()))):
-            self._adopt(owner, mark)
-            grads = [parameter.grad for parameter in owner.parameters()]
-        if owner.sharded:
-            versions = [owner.version(grad) for grad in grads]
-        else:
-            versions = [-1 if grad is None else grad._version for grad in grads]
-        if versions == owner.versions and (owner.blank or all(map(is_, grads, [ref() for ref in owner.refs]))):
-            return
-        if owner.blank and cause is Cause.BACKWARD and mark is not None and min(versions) >= 0:
-            # The usual first backward of an update: every gradient is new, and all have the same history.
-            owner.refs = [weakref.ref(grad) for grad in grads if grad is not None]
-            owner.uniform, owner.column = State((), (mark,), 1), None
-            owner.versions, owner.blank = versions, False
-        elif cause is Cause.CLEAR and owner.uniform is not None and max(versions) < 0:
-            if owner.uniform.fresh:
-                self._wipe(owner, owner.uniform, len(versions), site)
-            owner.empty()
-        else:
-            self._settle(owner, grads, versions, cause, mark, site)
+    def look(self, owner: Owner, cause: Cause, mark: Mark | None = None, site: Site | None = None) -> None:
+        """Bring one optimizer's columns up to date, putting every change down to `cause`."""
+        look(owner, self.now, cause, mark, site)
 
     def look_at_all(self, cause: Cause, mark: Mark | None = None, site: Site | None = None) -> None:
         """`look` at every optimizer."""
         for owner in list(self._owners.values()):
             self.look(owner, cause, mark, site)
 
-    def _settle(
-        self,
-        owner: Owner,
-        grads: list[Tensor | None],
-        versions: list[int],
-        cause: Cause,
-        mark: Mark | None,
-        site: Site | None,
-    ) -> None:
-        before = owner.versions
-        refs, states = owner.refs, list(owner.states())
-        wiped: Counter[State] = Counter()
-        after: dict[tuple[State, _Change], State] = {}
-        for i, grad in enumerate(grads):
-            if grad is None:
-                if before[i] < 0:
-                    continue
-                change = _Change.GONE
-                refs[i] = nothing
-            elif before[i] < 0:
-                change = _Change.NEW
-                refs[i] = weakref.ref(grad)
-            elif refs[i]() is not grad:
-                change = _Change.REPLACED
-                refs[i] = weakref.ref(grad)
-            elif versions[i] != before[i]:
-                change = _Change.BUMPED
-            else:
-                continue
-            state = states[i]
-            key = (state, change)
-            new = after.get(key)
-            if new is None:
-                new = after[key] = self._next(state, change, cause, mark)
-            if state.fresh and (new is EMPTY or cause is Cause.CLEAR) and cause in (Cause.CLEAR, Cause.HAND):
-                wiped[state] += 1
-            states[i] = new
-        owner.versions = versions
-        owner.set_states(states)
-        owner.blank = max(versions, default=-1) < 0
-        for state, count in wiped.items():
-            self._wipe(owner, state, count, site)
-
-    def _next(self, state: State, change: _Change, cause: Cause, mark: Mark | None) -> State:
-        if cause is Cause.BACKWARD and mark is not None:
-            # Gone inside a backward: an optimizer that steps and clears from a gradient hook.
-            return EMPTY if change is _Change.GONE else state.contributed(mark)
-        if cause is Cause.STEP:
-            return EMPTY if change is _Change.GONE else state
-        if change is _Change.GONE or (cause is Cause.CLEAR and change is _Change.BUMPED):
-            return EMPTY
-        written = self._written()
-        if change is _Change.BUMPED and state.fresh:
-            # Scaled, averaged over processes, clipped by hand: still the gradients that backward made.
-            return State(state.used, state.fresh, state.count, True)
-        # Set by hand, or used gradients that were zeroed or scaled on purpose: nothing stale is left to prove.
-        return State((), (written,), 1, True)
-
-    def _written(self) -> Mark:
-        mark = Mark(self._tick, None, -1, -1)
-        mark.claimed_at = -1
-        return mark
-
-    def _wipe(self, owner: Owner, state: State, count: int, site: Site | None) -> None:
-        for mark in state.fresh:
-            if len(owner.wiped) < _KEPT_WIPES:
-                owner.wiped.append((mark, site, count, self._closures > 0, self._tick))
-
     # -- what happened -----------------------------------------------------------------------------------
 
     def forward(self) -> None:
         """A forward with gradients enabled began."""
-        self._tick += 1
-        self.last_forward = self._tick
+        self.now.tick += 1
+        self.last_forward = self.now.tick
+
+    def look_for_hands(self) -> None:
+        """Note what was done by hand until now, before something else changes gradients in place."""
+        self.look_at_all(Cause.HAND)
 
     def backward_began(self, site: Site) -> None:
         """Before a backward adds to anything: note what was done by hand, and confirm what looks stale."""
@@ -260,8 +115,8 @@ class Ledger:
 
     def backward_ended(self, site: Site, batch: int, inputs: int) -> None:
         """After a backward: put down its contributions."""
-        self._tick += 1
-        mark = self._last_backward = Mark(self._tick, site, batch, inputs)
+        self.now.tick += 1
+        mark = self._last_backward = Mark(self.now.tick, site, batch, inputs)
         for owner in list(self._owners.values()):
             if owner.doubt.suspects:
                 self._settle_doubt(owner)
@@ -283,7 +138,7 @@ class Ledger:
         doubt.raised = True
         verdict = doubt.verdict()
         if verdict != STALE:
-            new = EMPTY if verdict == CLEARED else State((), (self._written(),), 1, True)
+            new = EMPTY if verdict == CLEARED else State((), (written(self.now),), 1, True)
             states = list(owner.states())
             for i in suspects:
                 states[i] = new
@@ -291,20 +146,20 @@ class Ledger:
 
     def cleared(self, owners: Iterable[Owner], site: Site) -> None:
         """After a `zero_grad` to zero, or of a module: what changed is its doing."""
-        self._tick += 1
+        self.now.tick += 1
         for owner in owners:
             if not owner.blank:
                 self.look(owner, Cause.CLEAR, site=site)
 
     def emptied(self, owner: Owner, site: Site) -> None:
         """After torch's own `Optimizer.zero_grad()` to None: there is nothing left to look at."""
-        self._tick += 1
+        self.now.tick += 1
         if owner.blank:
             return
         held = Counter(owner.states()) if owner.uniform is None else {owner.uniform: len(owner.versions)}
         for state, count in held.items():
             if state.fresh:
-                self._wipe(owner, state, count, site)
+                wipe(owner, self.now, state, count, site)
         owner.empty()
 
     def excuse(self, owners: Iterable[Owner]) -> None:
@@ -315,14 +170,14 @@ class Ledger:
 
     def look_before_step(self, owner: Owner) -> bool:
         """Before a step: note what was done by hand. Whether values confirm what looks wrong with its gradients."""
-        self.look(owner, Cause.HAND, thorough=owner.steps & 15 == 0)
+        look(owner, self.now, Cause.HAND, thorough=owner.steps & 15 == 0)
         uniform = owner.uniform
         fed = bool(uniform.fresh) if uniform is not None else any(state.fresh for state in owner.states())
         if owner.blank or (fed and not any(wipe[0].claimed_at > wipe[4] for wipe in owner.wiped)):
             return owner.blank  # without any gradient there is nothing to confirm
         answer = owner.doubt.before_step(owner)
         if answer == WRITTEN:
-            new = State((), (self._written(),), 1, True)
+            new = State((), (written(self.now),), 1, True)
             states = list(owner.states())
             owner.set_states([new if version >= 0 else EMPTY for version in owner.versions])
             if fed:  # what backward made is in there all the same
@@ -331,15 +186,15 @@ class Ledger:
 
     def closure_began(self) -> None:
         """A step with a closure opened."""
-        self._closures += 1
+        self.now.closures += 1
 
     def closure_ended(self) -> None:
         """A step with a closure closed or failed."""
-        self._closures = max(0, self._closures - 1)
+        self.now.closures = max(0, self.now.closures - 1)
 
     def consume(self, owner: Owner, site: Site | None) -> None:
         """A step of `owner` was executed, or skipped by its GradScaler: its gradients are used from now on."""
-        self._tick += 1
+        self.now.tick += 1
         if owner.keeps_grads is None:
             owner.keeps_grads = owner.stock and not _unscales_itself(owner)
         if owner.uniform is not None:
@@ -348,18 +203,18 @@ class Ledger:
             column = owner.states()
             after = {state: self._use(state) for state in set(column)}
             owner.set_states([after[state] for state in column])
-        if not owner.keeps_grads or self._closures:
+        if not owner.keeps_grads or self.now.closures:
             # An optimizer of the user's own may keep something in `.grad` on purpose: error feedback, a momentum.
             self.look(owner, Cause.STEP if owner.stock else Cause.HAND)
         owner.wiped.clear()
         owner.last_site = site
-        owner.last_tick = self._tick
+        owner.last_tick = self.now.tick
         owner.doubt.used(owner)
 
     def others_fed(self, owner: Owner) -> bool:
         """Whether the last backward since this owner's step was used by another optimizer."""
         mark = self._last_backward
-        return mark is not None and owner.last_tick < mark.tick and mark.claimed_at <= self._tick
+        return mark is not None and owner.last_tick < mark.tick and mark.claimed_at <= self.now.tick
 
     def worked(self, owner: Owner) -> bool:
         """Whether a forward with gradients or a backward ran since this owner's step."""
@@ -370,7 +225,7 @@ class Ledger:
         if not state.fresh:
             return state
         for mark in state.fresh:
-            mark.claimed_at = min(mark.claimed_at, self._tick)
+            mark.claimed_at = min(mark.claimed_at, self.now.tick)
         return state.consumed()
 
 

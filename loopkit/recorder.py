@@ -6,18 +6,35 @@ looked up; only a new one, or one at its 2nd, 4th, 8th … occurrence, becomes a
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from loopkit.callsite import CallSites, Site
-from loopkit.holdings import Owner
-from loopkit.ledger import Cause, Ledger
+from loopkit.inputs import Inputs
+from loopkit.ledger import Ledger
+from loopkit.opensteps import OpenStep, OpenSteps
 from loopkit.reading import RawReading, read, told
 from loopkit.row import Rows, row_of
-from loopkit.update import Event, Kind, SchedulerReading, Update
+from loopkit.schedulers import Schedulers
+from loopkit.signature import (
+    BACKWARD,
+    BATCH,
+    CLIP,
+    EVALUATION,
+    FORWARD,
+    SCHEDULER,
+    SKIP,
+    STEP,
+    UNSCALE,
+    ZERO_GRAD,
+    Signature,
+    kind_of,
+    pack,
+    subject_of,
+)
+from loopkit.update import Event, SchedulerReading, Update
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -30,23 +47,7 @@ _ALWAYS_TIMED, _TIMED_EVERY = 64, 16  # updates whose events are timed: reading 
 SIGNATURES = 4096
 """Signatures remembered; beyond that the oldest is forgotten, and would count as new again."""
 
-Signature = tuple[int, ...]
-"""An update without its numbers: one integer an event, packed from its kind, subject, call site and the shape of
-its reading. Integers, because a signature is hashed at every update."""
-_Scheduler = tuple[Callable[[], object], int, Owner | None]
 _Raw = RawReading | tuple[Any, ...] | None
-
-_KINDS = tuple(Kind)
-_BATCH, _FORWARD, _EVALUATION, _BACKWARD, _CLIP, _UNSCALE, _STEP, _SKIP, _SCHEDULER, _ZERO_GRAD = range(len(_KINDS))
-
-
-def _pack(kind: int, site: Site | None = None, subject: int = 0, shape: int = 0) -> int:
-    number = 0 if site is None else site.number + 1
-    return kind | min(subject, 255) << 4 | shape << 12 | number << 32
-
-
-def _kind_of(code: int) -> Kind:
-    return _KINDS[code & 15]
 
 
 class Recorder:
@@ -78,12 +79,9 @@ class Recorder:
         self._details: list[tuple[Site | None, _Raw]] = []
         self._stepped = False
         self._truncated = False
-        self._open: list[_OpenStep] = []
-        self._inputs = 0
-        self._input: Callable[[], object] = _nothing
-        self._input_version = 0
-        self._derived = False  # the input takes a gradient itself: an attack or a probe, not another batch
-        self._schedulers: dict[int, _Scheduler] = {}
+        self._open = OpenSteps(ledger)
+        self._inputs = Inputs()
+        self._schedulers = Schedulers(ledger)
         self._site: Site | None = None
         self._prelude: set[int] = set()
         self._prelude_over = False
@@ -92,15 +90,15 @@ class Recorder:
 
     def batch(self) -> None:
         """A batch arrived."""
-        if self._stepped and not self._open:
+        if self._stepped and not self._open.stack:
             self.close()
         self.batches += 1
-        if not self._codes or self._codes[-1] != _BATCH:
-            self._append(_BATCH)
+        if not self._codes or self._codes[-1] != BATCH:
+            self._append(BATCH)
 
     def forward_began(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The outermost module was called."""
-        if self._stepped and not self._open:
+        if self._stepped and not self._open.stack:
             self.close()
         if not torch.is_grad_enabled():
             self.evaluations += 1
@@ -108,26 +106,18 @@ class Recorder:
             return
         self.forwards += 1
         self.ledger.forward()
-        first = args[0] if args else next(iter(kwargs.values()), None)
-        if not isinstance(first, torch.Tensor):
-            first = _first_tensor(first)
-        if first is None:
-            self._inputs += 1
-        elif self._input() is not first or self._input_version != _version(first):
-            self._inputs += 1
-            self._input, self._input_version = weakref.ref(first), _version(first)
-        self._derived = first is not None and first.requires_grad
-        if not self._codes or self._codes[-1] != _FORWARD:
-            self._append(_FORWARD)
+        self._inputs.saw(args, kwargs)
+        if not self._codes or self._codes[-1] != FORWARD:
+            self._append(FORWARD)
 
     def _evaluated(self) -> None:
         """A forward without gradients: a whole evaluation is one event, whatever its length."""
         codes = self._codes
-        if codes and codes[-1] == _BATCH:
+        if codes and codes[-1] == BATCH:
             codes.pop()
             self._details.pop()
-        if not codes or codes[-1] != _EVALUATION:
-            self._append(_EVALUATION)
+        if not codes or codes[-1] != EVALUATION:
+            self._append(EVALUATION)
 
     # -- backward and gradients --------------------------------------------------------------------------
 
@@ -136,11 +126,11 @@ class Recorder:
         self.in_backward += 1
         if self.in_backward > 1:  # a reentrant checkpoint runs a backward inside the backward
             return
-        if self._stepped and not self._open:
+        if self._stepped and not self._open.stack:
             self.close()
         site = self._site = self.sites.here()
         self.ledger.backward_began(site)
-        self._append(_pack(_BACKWARD, site), site)
+        self._append(pack(BACKWARD, site), site)
         self._prelude_over = True
 
     def backward_ended(self) -> None:
@@ -151,7 +141,8 @@ class Recorder:
             return
         self._site = None
         self.backwards += 1
-        self.ledger.backward_ended(site, self.batches, -1 if self._derived else self._inputs)
+        inputs = self._inputs
+        self.ledger.backward_ended(site, self.batches, -1 if inputs.derived else inputs.number)
         if self.on_backward is not None and (self.searching or self.forwards == self._forwards_before):
             self.on_backward()
         self._forwards_before = self.forwards
@@ -159,7 +150,7 @@ class Recorder:
     def look_before_change(self) -> None:
         """A clip, an unscale or a module's `zero_grad` comes: what changed by hand until now is not its doing."""
         if not self.in_backward:
-            self.ledger.look_at_all(Cause.HAND)
+            self.ledger.look_for_hands()
 
     def cleared(self, optimizer: Optimizer | None, to_none: bool) -> None:
         """`zero_grad` of one optimizer, or (None) of a module, returned."""
@@ -172,50 +163,43 @@ class Recorder:
             ledger.cleared([ledger.owner(optimizer)], site)
         elif not self.in_backward:
             ledger.cleared(ledger.owners(), site)
-        self._opens_update(_ZERO_GRAD, site)
-        self._append(_pack(_ZERO_GRAD, site), site)
+        self._opens_update(ZERO_GRAD, site)
+        self._append(pack(ZERO_GRAD, site), site)
 
     def clipped(self) -> None:
         """Gradients were clipped in place."""
         if not self.in_backward:
             self.ledger.excuse(self.ledger.owners())
         site = self.sites.here()
-        self._append(_pack(_CLIP, site), site)
+        self._append(pack(CLIP, site), site)
 
     def unscaled(self, optimizer: Optimizer) -> None:
         """A GradScaler unscaled one optimizer's gradients in place."""
         self.ledger.excuse([self.ledger.owner(optimizer)])
         site = self.sites.here()
-        self._append(_pack(_UNSCALE, site), site)
+        self._append(pack(UNSCALE, site), site)
 
     # -- steps -------------------------------------------------------------------------------------------
 
     def step_began(self, optimizer: Optimizer, closure: bool) -> None:
         """The real optimizer is about to step."""
         owner = self.ledger.owner(optimizer)
-        # A step of this optimizer that is still open was left by an exception.
-        while self._open and any(step.owner is owner for step in self._open):
-            self._pop()
-        if closure and self._stepped and not self._open:
+        opens = self._open
+        if opens.stack:
+            opens.abandon(owner)
+        elif closure and self._stepped:
             self.close()
-        step = _OpenStep(id(optimizer), owner, closure, self.sites.here(), self._happened())
+        step = OpenStep(id(optimizer), owner, closure, self.sites.here(), self._happened())
         step.sure = self.ledger.look_before_step(owner)
-        if closure:
-            self.ledger.closure_began()
-        else:
+        if not closure:
             step.reading = self._read(step)
-        if self._open:
-            for outer in self._open:
-                outer.wraps = True
-        self._open.append(step)
+        opens.begin(step)
 
     def step_ended(self, optimizer: Optimizer) -> bool:
         """The step was executed. Returns whether it counts: a wrapper around another's step does not."""
-        while self._open and self._open[-1].key != id(optimizer):
-            self._pop()
-        if not self._open:
+        step = self._open.end(optimizer)
+        if step is None:
             return False
-        step = self._pop()
         owner = step.owner
         if step.wraps:
             self.ledger.consume(owner, step.site)
@@ -229,7 +213,7 @@ class Recorder:
         owner.steps += 1
         owner.offers += 1
         self.steps += 1
-        self._append(_pack(_STEP, step.site, owner.number, reading.shape), step.site, reading)
+        self._append(pack(STEP, step.site, owner.number, reading.shape), step.site, reading)
         self._stepped = True
         return True
 
@@ -239,13 +223,13 @@ class Recorder:
         owner.offers += 1
         site = self.sites.here()
         self.ledger.consume(owner, site)
-        self._append(_pack(_SKIP, site, owner.number), site)
+        self._append(pack(SKIP, site, owner.number), site)
 
     def steps_of(self, optimizer: Optimizer) -> int:
         """Steps this optimizer has executed in this run."""
         return self.ledger.owner(optimizer).steps
 
-    def _read(self, step: _OpenStep) -> RawReading:
+    def _read(self, step: OpenStep) -> RawReading:
         return read(
             step.owner,
             self.ledger,
@@ -258,37 +242,19 @@ class Recorder:
     def _happened(self) -> int:
         return self.forwards + self.evaluations + self.backwards + self.clears
 
-    def _pop(self) -> _OpenStep:
-        step = self._open.pop()
-        if step.closure:
-            self.ledger.closure_ended()
-        return step
-
     def scheduler_stepped(self, scheduler: Any, explicit: bool) -> None:
         """A scheduler advanced."""
-        known = self._schedulers.get(id(scheduler))
-        if known is None or known[0]() is not scheduler:
-            known = self._meet(scheduler)
-        _, number, owner = known
+        _, number, owner = self._schedulers.known(scheduler)
         site = self.sites.here()
         offers = owner.offers if owner is not None else 0
         raw = (type(scheduler).__name__, number, owner, offers, getattr(scheduler, "last_epoch", None), explicit)
-        self._opens_update(_SCHEDULER, site)
-        self._append(_pack(_SCHEDULER, site, number, (offers == 0) + 2 * explicit), site, raw)
-
-    def _meet(self, scheduler: Any) -> _Scheduler:
-        dead = [key for key, (alive, _, _) in self._schedulers.items() if alive() is None]
-        for key in dead:
-            del self._schedulers[key]
-        optimizer = _driven_by(scheduler)
-        owner = self.ledger.owner(optimizer) if optimizer is not None else None
-        made = self._schedulers[id(scheduler)] = (weakref.ref(scheduler), len(self._schedulers), owner)
-        return made
+        self._opens_update(SCHEDULER, site)
+        self._append(pack(SCHEDULER, site, number, (offers == 0) + 2 * explicit), site, raw)
 
     # -- the update --------------------------------------------------------------------------------------
 
     def _append(self, code: int, site: Site | None = None, raw: _Raw = None) -> None:
-        if len(self._codes) >= LONGEST and code & 15 != _STEP:
+        if len(self._codes) >= LONGEST and code & 15 != STEP:
             self._truncated = True
             return
         self._codes.append(code)
@@ -299,7 +265,7 @@ class Recorder:
 
         So a loop that begins with `zero_grad()` reads as one, whether its batches are seen or not.
         """
-        if self._stepped and not self._open and kind + 16 * site.spot in self._prelude:
+        if self._stepped and not self._open.stack and kind + 16 * site.spot in self._prelude:
             self.close()
         if not self._prelude_over:
             self._prelude.add(kind + 16 * site.spot)
@@ -314,10 +280,10 @@ class Recorder:
             self.weight = 0 if self.updates % _TIMED_EVERY else _TIMED_EVERY
         if seen == 1 and len(self.occurrences) > SIGNATURES:
             oldest = next(iter(self.occurrences))
-            self._rows.retire(map(_kind_of, oldest), self.occurrences.pop(oldest))
+            self._rows.retire(map(kind_of, oldest), self.occurrences.pop(oldest))
         if seen & (seen - 1) == 0:
             events = tuple(
-                Event(_kind_of(code), site, code >> 4 & 255, self._told(raw))
+                Event(kind_of(code), site, subject_of(code), self._told(raw))
                 for code, (site, raw) in zip(signature, self._details, strict=True)
             )
             update = Update(self.steps, seen, self.updates, hash(signature), events, self._truncated)
@@ -355,53 +321,10 @@ class Recorder:
         """Each row of events and how many updates consisted of it, the most frequent first."""
         words: dict[tuple[str, ...], int] = {}
         for signature, count in self.occurrences.items():
-            names = tuple(map(_kind_of, signature))
+            names = tuple(map(kind_of, signature))
             words[names] = words.get(names, 0) + count
         return self._rows.table(words)
 
     def unfinished(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""
-        return row_of(list(map(_kind_of, self._codes)))
-
-
-def _first_tensor(container: Any) -> torch.Tensor | None:
-    """The first tensor in a dict, list or tuple of inputs, one level deep."""
-    values = container.values() if hasattr(container, "values") else container
-    if not isinstance(container, (list, tuple)) and values is container:
-        return None
-    return next((value for value in values if isinstance(value, torch.Tensor)), None)
-
-
-def _version(tensor: torch.Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _driven_by(scheduler: Any) -> Optimizer | None:
-    """The optimizer a scheduler drives, out of the wrappers frameworks put around it."""
-    optimizer = getattr(scheduler, "optimizer", None)
-    for _ in range(4):
-        inner = getattr(optimizer, "optimizer", None)
-        if not isinstance(inner, torch.optim.Optimizer):
-            break
-        optimizer = inner
-    return optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
-
-
-class _OpenStep:
-    """A step between its pre and its post hook."""
-
-    __slots__ = ("before", "closure", "key", "owner", "reading", "site", "sure", "wraps")
-
-    def __init__(self, key: int, owner: Owner, closure: bool, site: Site, before: int) -> None:
-        self.key = key
-        self.before = before
-        self.owner = owner
-        self.closure = closure
-        self.site = site
-        self.sure = False
-        self.reading: RawReading | None = None
-        self.wraps = False
-
-
-def _nothing() -> None:
-    """Stands where a weak reference to a model input would, while there is none."""
+        return row_of(list(map(kind_of, self._codes)))

@@ -15,11 +15,14 @@ from loopkit.callsite import CallSites
 from loopkit.finding import Finding, Severity
 from loopkit.ledger import Ledger
 from loopkit.manager import Failure, Manager
-from loopkit.recorder import Recorder, Signature
+from loopkit.recorder import Recorder
+from loopkit.signature import Signature
 from loopkit.silence import Filter, inline_reason
 from loopkit.update import Update
 
 Instrument = TypeVar("Instrument")
+
+COMPILED = "regions inside torch.compile are opaque"
 
 
 class Run:
@@ -42,6 +45,7 @@ class Run:
         self.spent_ns = 0
         self._began_ns = time.perf_counter_ns()
         self._broken = False
+        self._graphs_before = graphs_compiled()
         self._ended_ns: int | None = None
         self.thread: int | None = None
         self._instruments: dict[type[Any], Any] = {}
@@ -97,9 +101,9 @@ class Run:
         for owner in self.instrument(Ledger).owners():
             for how in owner.doubt.hidden():
                 notes.append(("*", f"gradients of {owner.label} are {how} through .data, which leaves no trace"))
-        if graphs_compiled():
-            notes.append(("*", "regions inside torch.compile are opaque"))
-        return notes
+        if graphs_compiled() > self._graphs_before:
+            notes.append(("*", COMPILED))
+        return list(dict.fromkeys(notes))
 
     def rows(self) -> list[tuple[str, int]]:
         """The rows of events updates consisted of, with counts, the most frequent first."""
@@ -255,8 +259,8 @@ class _Found:
         return dataclasses.replace(self.finding, count=max(1, count))
 
 
-def graphs_compiled() -> bool:
-    """Whether torch.compile has made a graph in this process."""
+def graphs_compiled() -> int:
+    """How many graphs torch.compile has made in this process."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     counters = getattr(dynamo, "counters", None)
-    return bool(counters and counters["stats"]["unique_graphs"])
+    return int(counters["stats"]["unique_graphs"]) if counters else 0

@@ -26,9 +26,11 @@ LAYERS = [
     {"manager", "silence", "habit"},
     {"rulebook"},
     {"callsite", "doubt"},
-    {"row", "holdings"},
-    {"reading"},
+    {"row", "holdings", "signature", "inputs"},
+    {"looking"},
     {"ledger"},
+    {"reading"},
+    {"opensteps", "schedulers"},
     {"recorder"},
     {"run"},
     {"taps"},
@@ -158,7 +160,7 @@ def test_commands_that_run_nothing_import_no_torch(command: list[str]) -> None:
 def test_file_and_function_sizes() -> None:
     for path in [*CORE.rglob("*.py"), *PLUGINS.rglob("*.py")]:
         text = path.read_text(encoding="utf-8")
-        assert text.count("\n") <= 400, f"{path} is long: do two things live in it?"
+        assert text.count("\n") <= 350, f"{path} is long: do two things live in it?"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 doc = len((ast.get_docstring(node) or "").splitlines())

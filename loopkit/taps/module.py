@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from loopkit.run import Run, graphs_compiled
+from loopkit.run import COMPILED, Run, graphs_compiled
 from loopkit.taps.patch import Cell, Handle, hide_this_frame, listen
 
 _SEARCHES = 8
@@ -57,6 +57,8 @@ class _Models:
         """The outermost call returned."""
         if self._search is not None and torch.is_grad_enabled() and _trains(module):
             self._candidates.add(type(module))
+            if type(module).__name__ == "OptimizedModule":  # made before the watch opened, perhaps
+                run.could_not_check("*", COMPILED)
         if "after_forward" in run.heard:
             run.emit("after_forward", module=module, args=args, kwargs=kwargs, output=output)
 

@@ -1,0 +1,63 @@
+"""Steps between their beginning and their end: they nest, hold closures, and may be left by an exception."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loopkit.holdings import Owner
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from loopkit.callsite import Site
+    from loopkit.ledger import Ledger
+    from loopkit.reading import RawReading
+
+
+class OpenStep:
+    """A step between its pre and its post hook."""
+
+    __slots__ = ("before", "closure", "key", "owner", "reading", "site", "sure", "wraps")
+
+    def __init__(self, key: int, owner: Owner, closure: bool, site: Site, before: int) -> None:
+        self.key = key
+        self.before = before
+        self.owner = owner
+        self.closure = closure
+        self.site = site
+        self.sure = False
+        self.reading: RawReading | None = None
+        self.wraps = False
+
+
+class OpenSteps:
+    """The steps that are open, the outermost first."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.stack: list[OpenStep] = []
+
+    def begin(self, step: OpenStep) -> None:
+        """Open one. Those around it only wrap it: SAM and Lookahead step another optimizer inside their own step."""
+        if step.closure:
+            self._ledger.closure_began()
+        for outer in self.stack:
+            outer.wraps = True
+        self.stack.append(step)
+
+    def abandon(self, owner: Owner) -> None:
+        """Drop a step of this optimizer that an exception left open, and all inside it."""
+        while self.stack and any(step.owner is owner for step in self.stack):
+            self._pop()
+
+    def end(self, optimizer: Optimizer) -> OpenStep | None:
+        """Close the step of this very object; None when it was not open."""
+        while self.stack and self.stack[-1].key != id(optimizer):
+            self._pop()
+        return self._pop() if self.stack else None
+
+    def _pop(self) -> OpenStep:
+        step = self.stack.pop()
+        if step.closure:
+            self._ledger.closure_ended()
+        return step
