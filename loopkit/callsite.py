@@ -15,6 +15,8 @@ from types import CodeType, FrameType
 
 from loopkit.finding import Place
 
+SITE_AT = 32
+"""The bit from which a packed event (`signature.py`) holds its site."""
 _TRANSPARENT, _USER, _INSTALLED, _BOTTOM = range(4)
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _RUNNER = f"{_OURS}script.py"  # below its frame there is only the command line
@@ -29,9 +31,10 @@ class Site:
         framework: the innermost installed, non-torch frame below the user's, or None.
         number: counts sites of a run; stands for the site in a signature.
         spot: stands for the place alone, which several sites may share.
+        bits: the number, where a packed event holds it.
     """
 
-    __slots__ = ("_codes", "chain", "framework", "number", "place", "spot")
+    __slots__ = ("_codes", "bits", "chain", "framework", "number", "place", "spot")
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Site:
     ) -> None:
         self.number = number
         self.spot = spot
+        self.bits = number + 1 << SITE_AT
         self.place = place
         self.chain = chain
         self.framework = framework
@@ -59,6 +63,7 @@ class CallSites:
     def __init__(self) -> None:
         self._verdicts: dict[str, int] = {}
         self._sites: dict[tuple[int, ...], Site] = {}
+        self._brief: dict[tuple[int, ...], Site] = {}
         self._spots: dict[Place, int] = {}
         self._user_folders: list[str] = []
         self._transparent = [*_folders_of_interpreter(), _folder_of("torch"), _OURS]
@@ -69,12 +74,16 @@ class CallSites:
         self._user_folders.append(os.path.join(os.path.abspath(folder), ""))
         self._verdicts.clear()
 
-    def here(self) -> Site:
-        """The call site of the running torch call."""
+    def here(self, *, brief: bool = False) -> Site:
+        """The call site of the running torch call.
+
+        With `brief` the chain of calls is that of the first time this line was met: enough to name the line.
+        """
         verdicts = self._verdicts
         key: list[int] = []
-        # Here, the recorder, the tap, `listen` and the wrapper are not worth a look.
-        start = sys._getframe(5)
+        known: tuple[int, ...] = ()
+        # Here, the recorder, the tap and the wrapper, or `listen` before it, are not worth a look.
+        start = sys._getframe(4)
         frame: FrameType | None = start
         while frame is not None:
             code = frame.f_code
@@ -86,11 +95,19 @@ class CallSites:
                 pass
             elif verdict == _USER or not key:  # of installed frames only the innermost counts
                 key += (id(code), frame.f_lasti)
+                if brief and verdict == _USER:
+                    found = self._brief.get(tuple(key))
+                    if found is not None:
+                        return found
+                    brief = False
+                    known = tuple(key)
             elif verdict == _BOTTOM:
                 break
             frame = frame.f_back
-        found = self._sites.get(tuple(key))
-        return found if found is not None else self._make(tuple(key), start)
+        found = self._sites.get(tuple(key)) or self._make(tuple(key), start)
+        if known:
+            self._brief[known] = found
+        return found
 
     def _make(self, key: tuple[int, ...], start: FrameType) -> Site:
         chain: list[Place] = []

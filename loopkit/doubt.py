@@ -32,10 +32,23 @@ CLEARED, WRITTEN, STALE = "cleared", "written", "stale"
 class Doubt:
     """What is remembered of one optimizer's values, and what they answered."""
 
-    __slots__ = ("answers", "asked", "index", "kept", "moved", "pending", "question", "raised", "suspects", "weights")
+    __slots__ = (
+        "answers",
+        "asked",
+        "index",
+        "kept",
+        "moved",
+        "pending",
+        "question",
+        "raised",
+        "sampling",
+        "suspects",
+        "weights",
+    )
 
     def __init__(self) -> None:
         self.raised = False
+        self.sampling = True
         self.kept: Tensor | None = None
         self.index = 0
         self.weights: Tensor | None = None
@@ -51,12 +64,20 @@ class Doubt:
         count = self.asked[question] = self.asked.get(question, 0) + 1
         return count <= ASKED or count & (count - 1) == 0
 
+    def suspect(self) -> None:
+        """Something looked wrong: from now on samples are kept."""
+        self.raised = self.sampling = True
+
     # -- remembering -------------------------------------------------------------------------------------
 
     def remember(self, owner: Owner) -> None:
         """Keep a sample of one gradient as it is now, if values may be asked for; drop the old one in any case."""
         self.kept = None
-        if self.raised or owner.steps < SURE:
+        self.sampling = self.raised or owner.steps < SURE
+        if not self.sampling:
+            self.weights = None
+            self.moved.clear()
+        else:
             for i, ref in enumerate(owner.refs):
                 sample = _sample(ref())
                 if sample is not None:
@@ -65,7 +86,7 @@ class Doubt:
 
     def remember_weights(self, owner: Owner) -> None:
         """Between two backwards of one update: were the weights moved, as SAM does?"""
-        if not self.raised and owner.steps >= SURE:
+        if not self.sampling:
             return
         sample = _sample(next(iter(owner.parameters()), None))
         if sample is not None and self.weights is not None and len(self.moved) < ASKED:
@@ -131,7 +152,7 @@ class Doubt:
                 if unchanged is None:
                     answer = ""  # not remembered: it began late, and can be told the next time
             self.answers[question] = answer
-        self.raised = True
+        self.suspect()
         return self.answers[question]
 
     def hidden(self) -> list[str]:

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from loopkit.doubt import Doubt
+from loopkit.signature import bits_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,14 +71,15 @@ class Owner:
 
     # fmt: off
     __slots__ = (
-        "blank", "column", "doubt", "ids", "keeps_grads", "label", "last_site", "last_tick", "number", "offers",
-        "optimizer", "refs", "sharded", "steps", "stock", "uniform", "versions", "wiped",
+        "bits", "blank", "column", "doubt", "ids", "keeps_grads", "label", "last_site", "last_tick", "number",
+        "offers", "optimizer", "refs", "sharded", "steps", "stock", "uniform", "versions", "wiped",
     )
     # fmt: on
 
     def __init__(self, optimizer: Optimizer, number: int, forget: Callable[[Any], None]) -> None:
         self.optimizer = weakref.ref(optimizer, forget)
         self.number = number
+        self.bits = bits_of(number)
         self.label = type(optimizer).__name__ if number == 0 else f"{type(optimizer).__name__} #{number + 1}"
         # Of torch's own optimizers it is known that a step without gradients does nothing.
         self.stock = getattr(type(optimizer).step, "__module__", "").startswith("torch.optim")

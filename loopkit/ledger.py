@@ -122,7 +122,7 @@ class Ledger:
                 self._settle_doubt(owner)
             before = owner.versions
             self.look(owner, Cause.BACKWARD, mark)
-            if owner.versions is not before:
+            if owner.versions is not before and owner.doubt.sampling:
                 owner.doubt.remember(owner)
                 owner.doubt.remember_weights(owner)
 
@@ -135,7 +135,7 @@ class Ledger:
             grads[i] is not owner.refs[i]() or owner.version(grads[i]) != owner.versions[i] for i in suspects
         ):
             return
-        doubt.raised = True
+        doubt.suspect()
         verdict = doubt.verdict()
         if verdict != STALE:
             new = EMPTY if verdict == CLEARED else State((), (written(self.now),), 1, True)
@@ -166,7 +166,8 @@ class Ledger:
         """After a clip or an unscale: gradients changed in place, and neither by hand nor by a backward."""
         for owner in owners:
             self.look(owner, Cause.STEP)
-            owner.doubt.remember(owner)
+            if owner.doubt.sampling:
+                owner.doubt.remember(owner)
 
     def look_before_step(self, owner: Owner) -> bool:
         """Before a step: note what was done by hand. Whether values confirm what looks wrong with its gradients."""
@@ -209,7 +210,8 @@ class Ledger:
         owner.wiped.clear()
         owner.last_site = site
         owner.last_tick = self.now.tick
-        owner.doubt.used(owner)
+        if owner.doubt.sampling:
+            owner.doubt.used(owner)
 
     def others_fed(self, owner: Owner) -> bool:
         """Whether the last backward since this owner's step was used by another optimizer."""

@@ -30,8 +30,8 @@ from loopkit.signature import (
     UNSCALE,
     ZERO_GRAD,
     Signature,
+    bits_of,
     kind_of,
-    pack,
     subject_of,
 )
 from loopkit.update import Event, SchedulerReading, Update
@@ -48,6 +48,11 @@ SIGNATURES = 4096
 """Signatures remembered; beyond that the oldest is forgotten, and would count as new again."""
 
 _Raw = RawReading | tuple[Any, ...] | None
+
+_Event = tuple[int, Site | None, _Raw]
+_BATCH: _Event = (BATCH, None, None)
+_FORWARD: _Event = (FORWARD, None, None)
+_EVALUATION: _Event = (EVALUATION, None, None)
 
 
 class Recorder:
@@ -75,8 +80,7 @@ class Recorder:
         self._forwards_before = 0
         self.occurrences: dict[Signature, int] = {}
         self._deliver = deliver
-        self._codes: list[int] = []
-        self._details: list[tuple[Site | None, _Raw]] = []
+        self._events: list[_Event] = []
         self._stepped = False
         self._truncated = False
         self._open = OpenSteps(ledger)
@@ -93,8 +97,8 @@ class Recorder:
         if self._stepped and not self._open.stack:
             self.close()
         self.batches += 1
-        if not self._codes or self._codes[-1] != BATCH:
-            self._append(BATCH)
+        if not self._events or self._events[-1] is not _BATCH:
+            self._events.append(_BATCH)
 
     def forward_began(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The outermost module was called."""
@@ -107,17 +111,16 @@ class Recorder:
         self.forwards += 1
         self.ledger.forward()
         self._inputs.saw(args, kwargs)
-        if not self._codes or self._codes[-1] != FORWARD:
-            self._append(FORWARD)
+        if not self._events or self._events[-1] is not _FORWARD:
+            self._events.append(_FORWARD)
 
     def _evaluated(self) -> None:
         """A forward without gradients: a whole evaluation is one event, whatever its length."""
-        codes = self._codes
-        if codes and codes[-1] == BATCH:
-            codes.pop()
-            self._details.pop()
-        if not codes or codes[-1] != EVALUATION:
-            self._append(EVALUATION)
+        events = self._events
+        if events and events[-1] is _BATCH:
+            events.pop()
+        if not events or events[-1] is not _EVALUATION:
+            events.append(_EVALUATION)
 
     # -- backward and gradients --------------------------------------------------------------------------
 
@@ -130,7 +133,7 @@ class Recorder:
             self.close()
         site = self._site = self.sites.here()
         self.ledger.backward_began(site)
-        self._append(pack(BACKWARD, site), site)
+        self._note(BACKWARD | site.bits, site)
         self._prelude_over = True
 
     def backward_ended(self) -> None:
@@ -155,7 +158,7 @@ class Recorder:
     def cleared(self, optimizer: Optimizer | None, to_none: bool) -> None:
         """`zero_grad` of one optimizer, or (None) of a module, returned."""
         self.clears += 1
-        site = self.sites.here()
+        site = self.sites.here(brief=True)
         ledger = self.ledger
         if optimizer is not None and to_none:
             ledger.emptied(ledger.owner(optimizer), site)
@@ -164,20 +167,20 @@ class Recorder:
         elif not self.in_backward:
             ledger.cleared(ledger.owners(), site)
         self._opens_update(ZERO_GRAD, site)
-        self._append(pack(ZERO_GRAD, site), site)
+        self._note(ZERO_GRAD | site.bits, site)
 
     def clipped(self) -> None:
         """Gradients were clipped in place."""
         if not self.in_backward:
             self.ledger.excuse(self.ledger.owners())
-        site = self.sites.here()
-        self._append(pack(CLIP, site), site)
+        site = self.sites.here(brief=True)
+        self._note(CLIP | site.bits, site)
 
     def unscaled(self, optimizer: Optimizer) -> None:
         """A GradScaler unscaled one optimizer's gradients in place."""
         self.ledger.excuse([self.ledger.owner(optimizer)])
-        site = self.sites.here()
-        self._append(pack(UNSCALE, site), site)
+        site = self.sites.here(brief=True)
+        self._note(UNSCALE | site.bits, site)
 
     # -- steps -------------------------------------------------------------------------------------------
 
@@ -213,7 +216,7 @@ class Recorder:
         owner.steps += 1
         owner.offers += 1
         self.steps += 1
-        self._append(pack(STEP, step.site, owner.number, reading.shape), step.site, reading)
+        self._events.append((STEP | owner.bits | reading.shape << 12 | step.site.bits, step.site, reading))
         self._stepped = True
         return True
 
@@ -221,9 +224,9 @@ class Recorder:
         """A GradScaler left the step out: its gradients count as used, and clearing them wipes nothing."""
         owner = self.ledger.owner(optimizer)
         owner.offers += 1
-        site = self.sites.here()
+        site = self.sites.here(brief=True)
         self.ledger.consume(owner, site)
-        self._append(pack(SKIP, site, owner.number), site)
+        self._note(SKIP | owner.bits | site.bits, site)
 
     def steps_of(self, optimizer: Optimizer) -> int:
         """Steps this optimizer has executed in this run."""
@@ -245,20 +248,20 @@ class Recorder:
     def scheduler_stepped(self, scheduler: Any, explicit: bool) -> None:
         """A scheduler advanced."""
         _, number, owner = self._schedulers.known(scheduler)
-        site = self.sites.here()
+        site = self.sites.here(brief=True)
         offers = owner.offers if owner is not None else 0
         raw = (type(scheduler).__name__, number, owner, offers, getattr(scheduler, "last_epoch", None), explicit)
         self._opens_update(SCHEDULER, site)
-        self._append(pack(SCHEDULER, site, number, (offers == 0) + 2 * explicit), site, raw)
+        shape = (offers == 0) << 12 | explicit << 13
+        self._note(SCHEDULER | bits_of(number) | shape | site.bits, site, raw)
 
     # -- the update --------------------------------------------------------------------------------------
 
-    def _append(self, code: int, site: Site | None = None, raw: _Raw = None) -> None:
-        if len(self._codes) >= LONGEST and code & 15 != STEP:
+    def _note(self, code: int, site: Site, raw: _Raw = None) -> None:
+        if len(self._events) < LONGEST:
+            self._events.append((code, site, raw))
+        else:
             self._truncated = True
-            return
-        self._codes.append(code)
-        self._details.append((site, raw))
 
     def _opens_update(self, kind: int, site: Site) -> None:
         """Close the update if this call stood before its backward too: then it is the first of the next one.
@@ -272,7 +275,7 @@ class Recorder:
 
     def close(self) -> None:
         """End the current update: count its signature, and hand it on if checks should see it."""
-        signature = tuple(self._codes)
+        signature = tuple([event[0] for event in self._events])
         seen = self.occurrences.get(signature, 0) + 1
         self.occurrences[signature] = seen
         self.updates += 1
@@ -283,8 +286,7 @@ class Recorder:
             self._rows.retire(map(kind_of, oldest), self.occurrences.pop(oldest))
         if seen & (seen - 1) == 0:
             events = tuple(
-                Event(kind_of(code), site, subject_of(code), self._told(raw))
-                for code, (site, raw) in zip(signature, self._details, strict=True)
+                Event(kind_of(code), site, subject_of(code), self._told(raw)) for code, site, raw in self._events
             )
             update = Update(self.steps, seen, self.updates, hash(signature), events, self._truncated)
             self._reset()
@@ -303,12 +305,11 @@ class Recorder:
 
     def last_reading(self) -> StepReading | None:
         """What the ledger said of the last executed step of the current update; None before one."""
-        raw = next((raw for _, raw in reversed(self._details) if isinstance(raw, RawReading)), None)
+        raw = next((raw for _, _, raw in reversed(self._events) if isinstance(raw, RawReading)), None)
         return None if raw is None else told(raw)
 
     def _reset(self) -> None:
-        self._codes.clear()
-        self._details.clear()
+        self._events.clear()
         self._prelude.clear()
         self._stepped = self._truncated = self._prelude_over = False
 
@@ -327,4 +328,4 @@ class Recorder:
 
     def unfinished(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""
-        return row_of(list(map(kind_of, self._codes)))
+        return row_of([kind_of(code) for code, _, _ in self._events])

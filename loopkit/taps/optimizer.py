@@ -6,6 +6,7 @@ steps: Accelerate's wrapper, whose `step` does nothing inside a window, never ge
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class _Steps:
         if torch.compiler.is_compiling():
             return
         run = self._cell.run
-        if run is not None and run.listens():
+        if run is not None and not run.busy and (run.thread == get_ident() or run.listens()):
             # args[0] is the optimizer itself.
             closure = args[1] if len(args) > 1 else kwargs.get("closure")
             listen(run, _before_step, optimizer, closure)
@@ -57,7 +58,7 @@ class _Steps:
         if torch.compiler.is_compiling():
             return
         run = self._cell.run
-        if run is not None and run.listens():
+        if run is not None and not run.busy and (run.thread == get_ident() or run.listens()):
             listen(run, _after_step, optimizer)
 
 

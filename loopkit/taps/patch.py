@@ -131,7 +131,13 @@ def _around(
         if run is None or run.busy or (run.thread != _thread() and not run.listens()):
             return original(*args, **kwargs)
         if before is not ignore:
-            listen(run, before, args, kwargs)
+            if run.recorder.weight:
+                listen(run, before, args, kwargs)
+            else:  # what `listen` does when it does not time, without its frame: this is done several times a step
+                try:
+                    before(run, args, kwargs)
+                except Exception as error:  # noqa: BLE001
+                    run.broken(error)
         try:
             result = original(*args, **kwargs)
         except BaseException as error:
@@ -140,7 +146,13 @@ def _around(
                 listen(run, failed)
             raise
         if after is not ignore:
-            listen(run, after, args, kwargs, result)
+            if run.recorder.weight:
+                listen(run, after, args, kwargs, result)
+            else:
+                try:
+                    after(run, args, kwargs, result)
+                except Exception as error:  # noqa: BLE001
+                    run.broken(error)
         return result
 
     opaque(wrapper, callees=False)
