@@ -173,7 +173,9 @@ class Ledger:
         """Before a step: note what was done by hand. Whether values confirm what looks wrong with its gradients."""
         look(owner, self.now, Cause.HAND, thorough=owner.steps & 15 == 0)
         uniform = owner.uniform
-        fed = bool(uniform.fresh) if uniform is not None else any(state.fresh for state in owner.states())
+        if uniform is not None and uniform.fresh and not owner.wiped:
+            return False  # the ordinary step: there is nothing to confirm
+        fed = any(state.fresh for state in owner.states())
         if owner.blank or (fed and not any(wipe[0].claimed_at > wipe[4] for wipe in owner.wiped)):
             return owner.blank  # without any gradient there is nothing to confirm
         answer = owner.doubt.before_step(owner)
@@ -199,7 +201,8 @@ class Ledger:
         if owner.keeps_grads is None:
             owner.keeps_grads = owner.stock and not _unscales_itself(owner)
         if owner.uniform is not None:
-            owner.uniform = self._use(owner.uniform)
+            if owner.uniform.fresh:
+                owner.uniform = self._use(owner.uniform)
         else:
             column = owner.states()
             after = {state: self._use(state) for state in set(column)}
@@ -207,7 +210,8 @@ class Ledger:
         if not owner.keeps_grads or self.now.closures:
             # An optimizer of the user's own may keep something in `.grad` on purpose: error feedback, a momentum.
             self.look(owner, Cause.STEP if owner.stock else Cause.HAND)
-        owner.wiped.clear()
+        if owner.wiped:
+            owner.wiped.clear()
         owner.last_site = site
         owner.last_tick = self.now.tick
         if owner.doubt.sampling:
@@ -226,8 +230,10 @@ class Ledger:
     def _use(self, state: State) -> State:
         if not state.fresh:
             return state
+        tick = self.now.tick
         for mark in state.fresh:
-            mark.claimed_at = min(mark.claimed_at, self.now.tick)
+            if mark.claimed_at > tick:
+                mark.claimed_at = tick
         return state.consumed()
 
 

@@ -19,9 +19,9 @@ class OpenStep:
 
     __slots__ = ("before", "closure", "key", "owner", "reading", "site", "sure", "wraps")
 
-    def __init__(self, key: int, owner: Owner, closure: bool, site: Site, before: int) -> None:
+    def __init__(self, key: int, owner: Owner, closure: bool, site: Site) -> None:
         self.key = key
-        self.before = before
+        self.before = 0
         self.owner = owner
         self.closure = closure
         self.site = site
@@ -41,8 +41,9 @@ class OpenSteps:
         """Open one. Those around it only wrap it: SAM and Lookahead step another optimizer inside their own step."""
         if step.closure:
             self._ledger.closure_began()
-        for outer in self.stack:
-            outer.wraps = True
+        if self.stack:
+            for outer in self.stack:
+                outer.wraps = True
         self.stack.append(step)
 
     def abandon(self, owner: Owner) -> None:
@@ -52,9 +53,12 @@ class OpenSteps:
 
     def end(self, optimizer: Optimizer) -> OpenStep | None:
         """Close the step of this very object; None when it was not open."""
-        while self.stack and self.stack[-1].key != id(optimizer):
+        stack = self.stack
+        if len(stack) == 1 and stack[0].key == id(optimizer) and not stack[0].closure:
+            return stack.pop()  # the ordinary step
+        while stack and stack[-1].key != id(optimizer):
             self._pop()
-        return self._pop() if self.stack else None
+        return self._pop() if stack else None
 
     def _pop(self) -> OpenStep:
         step = self.stack.pop()

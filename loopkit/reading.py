@@ -17,17 +17,10 @@ if TYPE_CHECKING:
     from loopkit.ledger import Ledger
 
 
-class RawReading(tuple[Owner, int, tuple[tuple[State, int], ...], tuple[Wiped, ...], "Site | None", int, int]):
-    """What a step used, before anybody asked to know: owner, shape as bits, states with their counts, what was
-    wiped, the site of the step before, how many there were, and the tick of the last forward. Cheap to make; most are
-    never told."""
-
-    __slots__ = ()
-
-    @property
-    def shape(self) -> int:
-        """The reading without its numbers, as 13 bits."""
-        return self[1]
+RawReading = tuple[Owner, int, tuple[tuple[State, int], ...], tuple[Wiped, ...], "Site | None", int, int]
+"""What a step used, before anybody asked to know: owner, shape (the reading without its numbers, as 13 bits), states
+with their counts, what was wiped, the site of the step before, how many there were, and the tick of the last forward.
+A plain tuple: one is made at every step, and most are never told."""
 
 
 def read(
@@ -49,7 +42,7 @@ def read(
     if not fed:
         shape |= ledger.worked(owner) << 10 | ledger.others_fed(owner) << 11
     shape |= sure << 12
-    return RawReading((owner, shape, kinds, tuple(owner.wiped), owner.last_site, owner.steps, ledger.last_forward))
+    return owner, shape, kinds, tuple(owner.wiped), owner.last_site, owner.steps, ledger.last_forward
 
 
 def told(raw: RawReading) -> StepReading:

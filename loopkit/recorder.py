@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loopkit.callsite import CallSites, Site
+from loopkit.holdings import Owner
 from loopkit.inputs import Inputs
 from loopkit.ledger import Ledger
 from loopkit.opensteps import OpenStep, OpenSteps
@@ -47,7 +48,7 @@ _ALWAYS_TIMED, _TIMED_EVERY = 64, 16  # updates whose events are timed: reading 
 SIGNATURES = 4096
 """Signatures remembered; beyond that the oldest is forgotten, and would count as new again."""
 
-_Raw = RawReading | tuple[Any, ...] | None
+_Raw = Any  # a `RawReading`, the tuple of a scheduler's advance, or None
 
 _Event = tuple[int, Site | None, _Raw]
 _BATCH: _Event = (BATCH, None, None)
@@ -192,9 +193,11 @@ class Recorder:
             opens.abandon(owner)
         elif closure and self._stepped:
             self.close()
-        step = OpenStep(id(optimizer), owner, closure, self.sites.here(), self._happened())
+        step = OpenStep(id(optimizer), owner, closure, self.sites.here(brief=True))
         step.sure = self.ledger.look_before_step(owner)
-        if not closure:
+        if closure:
+            step.before = self._happened()
+        else:
             step.reading = self._read(step)
         opens.begin(step)
 
@@ -216,7 +219,7 @@ class Recorder:
         owner.steps += 1
         owner.offers += 1
         self.steps += 1
-        self._events.append((STEP | owner.bits | reading.shape << 12 | step.site.bits, step.site, reading))
+        self._events.append((STEP | owner.bits | reading[1] << 12 | step.site.bits, step.site, reading))
         self._stepped = True
         return True
 
@@ -295,17 +298,17 @@ class Recorder:
             self._reset()
 
     def _told(self, raw: _Raw) -> StepReading | SchedulerReading | None:
-        if isinstance(raw, RawReading):
-            return told(raw)
         if raw is None:
             return None
+        if isinstance(raw[0], Owner):
+            return told(raw)
         name, number, owner, offers, position, explicit = raw
         position = float(position) if isinstance(position, (int, float)) else None
         return SchedulerReading(name, number, owner.label if owner else "", offers, position, explicit)
 
     def last_reading(self) -> StepReading | None:
         """What the ledger said of the last executed step of the current update; None before one."""
-        raw = next((raw for _, _, raw in reversed(self._events) if isinstance(raw, RawReading)), None)
+        raw = next((raw for code, _, raw in reversed(self._events) if code & 15 == STEP), None)
         return None if raw is None else told(raw)
 
     def _reset(self) -> None:

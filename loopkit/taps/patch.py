@@ -156,6 +156,8 @@ def _around(
         return result
 
     opaque(wrapper, callees=False)
+    for listener in (before, after):
+        opaque(listener, callees=True)
     return wrapper
 
 
