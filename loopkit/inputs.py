@@ -30,9 +30,12 @@ class Inputs:
             first = _first_tensor(first)
         if first is None:
             self.number += 1
-        elif self._latest() is not first or self._version != _version(first):
+        elif self._latest() is not first:
             self.number += 1
             self._latest, self._version = weakref.ref(first), _version(first)
+        elif self._version != _version(first):
+            self.number += 1
+            self._version = _version(first)
         self.derived = first is not None and first.requires_grad
 
 

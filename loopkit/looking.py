@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 import weakref
 from collections import Counter
+from collections.abc import Iterable
 from operator import is_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loopkit.holdings import EMPTY, Mark, Owner, State, nothing
 
@@ -87,6 +88,8 @@ def look(
     """
     optimizer = owner.optimizer()
     groups = getattr(optimizer, "param_groups", ())
+    if not (owner.blank or thorough or owner.sharded) and _unchanged(owner, groups):
+        return
     grads = [parameter.grad for group in groups for parameter in group["params"]]
     if len(grads) != len(owner.versions) or (thorough and owner.ids != list(map(id, owner.parameters()))):
         adopt(owner, now, mark)
@@ -108,6 +111,19 @@ def look(
         owner.empty()
     else:
         _settle(owner, now, grads, versions, cause, mark, site)
+
+
+def _unchanged(owner: Owner, groups: Iterable[dict[str, Any]]) -> bool:
+    """Whether every gradient is the object it was and no more often changed: the usual look before a step."""
+    refs, versions = owner.refs, owner.versions
+    at, count = 0, len(versions)
+    for group in groups:
+        for parameter in group["params"]:
+            grad = parameter.grad
+            if at == count or grad is None or grad._version != versions[at] or refs[at]() is not grad:
+                return False
+            at += 1
+    return at == count
 
 
 def _settle(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from loopkit.run import COMPILED, Run, graphs_compiled
-from loopkit.taps.patch import Cell, Handle, hide_this_frame, listen
+from loopkit.taps.patch import Cell, Handle, hide_this_frame, listen, opaque
 
 _SEARCHES = 8
 """A search is made at most this often: a loop with two backwards for each forward is not a new model."""
@@ -135,7 +135,13 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
         try:
             if run is None or models is None or models.depth or run.recorder.in_backward or not run.listens():
                 return original(*args, **kwargs)
-            listen(run, models.began, self, args, kwargs)
+            if run.recorder.weight:
+                listen(run, models.began, self, args, kwargs)
+            else:  # as in `patch.py`: without a frame that only keeps time
+                try:
+                    models.began(run, self, args, kwargs)
+                except Exception as error:  # noqa: BLE001
+                    run.broken(error)
             models.depth, outermost = 1, True
             output = original(*args, **kwargs)
         except BaseException as error:
@@ -153,3 +159,6 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
 
 def _trains(module: torch.nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
+
+
+opaque(_Models.began, callees=True)

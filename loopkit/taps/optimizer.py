@@ -52,14 +52,26 @@ class _Steps:
         if run is not None and not run.busy and (run.thread == get_ident() or run.listens()):
             # args[0] is the optimizer itself.
             closure = args[1] if len(args) > 1 else kwargs.get("closure")
-            listen(run, _before_step, optimizer, closure)
+            if run.recorder.weight:
+                listen(run, _before_step, optimizer, closure)
+            else:  # as in `patch.py`: without a frame that only keeps time
+                try:
+                    _before_step(run, optimizer, closure)
+                except Exception as error:  # noqa: BLE001
+                    run.broken(error)
 
     def _after(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
         if torch.compiler.is_compiling():
             return
         run = self._cell.run
         if run is not None and not run.busy and (run.thread == get_ident() or run.listens()):
-            listen(run, _after_step, optimizer)
+            if run.recorder.weight:
+                listen(run, _after_step, optimizer)
+            else:
+                try:
+                    _after_step(run, optimizer)
+                except Exception as error:  # noqa: BLE001
+                    run.broken(error)
 
 
 opaque(_Steps._before, callees=False)
@@ -92,6 +104,10 @@ def _meet(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """An optimizer older than the watch: the gradients it is about to clear are still there to be seen."""
     if not run.recorder.ledger.knows(args[0]):
         run.recorder.ledger.owner(args[0])
+
+
+opaque(_before_step, callees=True)
+opaque(_after_step, callees=True)
 
 
 def _after_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:

@@ -133,7 +133,7 @@ def _around(
         if before is not ignore:
             if run.recorder.weight:
                 listen(run, before, args, kwargs)
-            else:  # what `listen` does when it does not time, without its frame: this is done several times a step
+            else:  # what `listen` does when it does not time, without its frame: this happens several times a step
                 try:
                     before(run, args, kwargs)
                 except Exception as error:  # noqa: BLE001

@@ -53,7 +53,9 @@ class _Depth:
         scheduler = args[0]
         if self._depth or _is_being_built(scheduler):
             return
-        explicit = any(given is not None for given in (*args[1:], *kwargs.values()))
+        explicit = len(args) > 1 and args[1] is not None
+        if kwargs and not explicit:
+            explicit = any(given is not None for given in kwargs.values())
         run.recorder.scheduler_stepped(scheduler, explicit)
         if "scheduler_stepped" in run.heard:
             run.emit("scheduler_stepped", scheduler=scheduler)
@@ -61,6 +63,7 @@ class _Depth:
 
 def _is_being_built(scheduler: Any) -> bool:
     """Whether this is the step of its own constructor."""
-    if hasattr(scheduler, "_is_initial"):
-        return bool(scheduler._is_initial)
+    initial = getattr(scheduler, "_is_initial", None)
+    if initial is not None:
+        return bool(initial)
     return getattr(scheduler, "_step_count", 2) < 2  # older torch leaves no other mark

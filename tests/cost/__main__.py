@@ -21,7 +21,7 @@ import torch
 import loopkit
 from tests.cost.subjects import SUBJECTS, Loop, mlp
 
-PAIRS = 24
+PAIRS = 48
 
 
 def main() -> None:

@@ -98,9 +98,9 @@ def many() -> Loop:
 
 SUBJECTS: dict[str, tuple[Callable[[], Loop], int, float]] = {
     # name: loop, micro-batches a measurement, highest ratio
-    "a  MLP 32-64-10, batch 32": (mlp, 400, 1.15),
-    "b  CNN on digits, batch 128": (cnn, 40, 1.02),
-    "c  BERT 4x128, 8x64 tokens": (bert, 12, 1.02),
-    "d  GPT-2 4x128, accumulation 4": (gpt2, 12, 1.02),
-    "e  2,000 parameter tensors": (many, 8, 1.08),
+    "a  MLP 32-64-10, batch 32": (mlp, 300, 1.15),
+    "b  CNN on digits, batch 128": (cnn, 20, 1.02),
+    "c  BERT 4x128, 8x64 tokens": (bert, 8, 1.02),
+    "d  GPT-2 4x128, accumulation 4": (gpt2, 8, 1.02),
+    "e  2,000 parameter tensors": (many, 6, 1.08),
 }
