@@ -156,6 +156,9 @@ class Ledger:
         self.now.tick += 1
         if owner.blank:
             return
+        if owner.uniform is not None and not owner.uniform.fresh:
+            owner.empty()  # all of it was used: the usual clear
+            return
         held = Counter(owner.states()) if owner.uniform is None else {owner.uniform: len(owner.versions)}
         for state, count in held.items():
             if state.fresh:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 LONGEST = 4096
 """Events kept of one update; a loop that never steps, or a very long window, must not grow without bound."""
-_ALWAYS_TIMED, _TIMED_EVERY = 64, 16  # updates whose events are timed: reading the clock costs too
+_ALWAYS_TIMED, _TIMED_EVERY = 16, 16  # updates whose events are timed: reading the clock costs too
 SIGNATURES = 4096
 """Signatures remembered; beyond that the oldest is forgotten, and would count as new again."""
 

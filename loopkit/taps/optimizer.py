@@ -24,7 +24,7 @@ def install(run: Run) -> Handle:
         # Constructors call this; so the gradients of the first backward have an owner. A wrapper around a public
         # name there would shift the frames that torch's warnings about parameter groups count.
         Tap(torch.optim.Optimizer, "_patch_step_function", run, _meet),
-        Tap(torch.optim.Optimizer, "zero_grad", run, before, _after_clear),
+        Tap(torch.optim.Optimizer, "zero_grad", run, before, _after_clear, rarely=before is _meet),
         Tap(torch.nn.Module, "zero_grad", run, _before_module_clear, _after_module_clear),
     )
 

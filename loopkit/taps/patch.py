@@ -54,6 +54,7 @@ class Tap:
         before: called with the call's arguments before the original.
         after: called with arguments and result once the original returned.
         failed: called instead of `after` when the original raised.
+        rarely: call `before` only in the first updates, and then in one of sixteen: when events are timed.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class Tap:
         before: Listener = ignore,
         after: Ending = ignore,
         failed: Callable[[Run], None] = ignore,
+        *,
+        rarely: bool = False,
     ) -> None:
         self._owner = owner
         self._name = name
         self._own = vars(owner).get(name, _ABSENT)
         self._cell = Cell(run)
-        self._wrapper = _around(getattr(owner, name), self._cell, before, after, failed)
+        self._wrapper = _around(getattr(owner, name), self._cell, before, after, failed, rarely)
         setattr(owner, name, self._wrapper)
 
     def undo(self) -> None:
@@ -119,7 +122,12 @@ def opaque(function: Any, *, callees: bool) -> Any:
 
 
 def _around(
-    original: Callable[..., Any], cell: Cell, before: Listener, after: Ending, failed: Callable[[Run], None]
+    original: Callable[..., Any],
+    cell: Cell,
+    before: Listener,
+    after: Ending,
+    failed: Callable[[Run], None],
+    rarely: bool,
 ) -> Callable[..., Any]:
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -133,7 +141,7 @@ def _around(
         if before is not ignore:
             if run.recorder.weight:
                 listen(run, before, args, kwargs)
-            else:  # what `listen` does when it does not time, without its frame: this happens several times a step
+            elif not rarely:  # what `listen` does when it does not time, without a frame: several times a step
                 try:
                     before(run, args, kwargs)
                 except Exception as error:  # noqa: BLE001

@@ -19,9 +19,7 @@ from collections.abc import Callable
 import torch
 
 import loopkit
-from tests.cost.subjects import SUBJECTS, Loop, mlp
-
-PAIRS = 48
+from tests.cost.subjects import SUBJECTS, Subject, mlp
 
 
 def main() -> None:
@@ -29,25 +27,25 @@ def main() -> None:
     torch.manual_seed(0)
     wanted = sys.argv[1:]
     print(f"{datetime.date.today()}, torch {torch.__version__}, Python {platform.python_version()}, {_machine()}\n")
-    print("| loop | bare, µs a step | added, µs | watched ÷ bare | at most |\n|---|--:|--:|--:|--:|")
-    for name, (make, count, limit) in SUBJECTS.items():
-        if not wanted or name[0] in wanted:
-            bare, added, ratio = measure(make(), count)
-            print(f"| {name} | {bare:,.0f} | {added:,.0f} | {ratio:.3f} | {limit} |", flush=True)
+    print("| loop | bare, µs a micro-batch | added, µs | watched ÷ bare | at most |\n|---|--:|--:|--:|--:|")
+    for subject in SUBJECTS:
+        if not wanted or subject.name[0] in wanted:
+            bare, added, ratio = measure(subject)
+            print(f"| {subject.name} | {bare:,.0f} | {added:,.0f} | {ratio:.3f} | {subject.limit} |", flush=True)
     print(f"\nHeld by loopkit after 200 and after 2,200 steps of (a): {held()} bytes.")
     print(f"Importing loopkit and its plugins after torch: {import_ms():.0f} ms.")
 
 
-def measure(run: Loop, count: int) -> tuple[float, float, float]:
-    """Microseconds a step bare, microseconds added, and watched over bare: medians over all pairs."""
+def measure(subject: Subject) -> tuple[float, float, float]:
+    """Microseconds a micro-batch bare, microseconds added, and watched over bare: medians over all pairs."""
+    run, count = subject.make(), subject.micro_batches
     run(count)
     bare, added, ratios = [], [], []
-    for _ in range(PAIRS):
+    for _ in range(subject.pairs):
         one = _seconds(run, count)
         with loopkit.watch(skip=["console"]) as watched:
-            run(max(8, count // 4))  # the first updates are new, and told to every check
+            run(subject.warm_up)  # the first updates are new, told to every check, and each is timed
             two = _seconds(run, count)
-            run(0)
         assert not watched.findings
         bare.append(one / count * 1e6)
         added.append((two - one) / count * 1e6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -96,11 +96,30 @@ def many() -> Loop:
     return _loop(net, lambda x: net(x).square().mean(), _again(torch.randn(8, 16)))
 
 
-SUBJECTS: dict[str, tuple[Callable[[], Loop], int, float]] = {
-    # name: loop, micro-batches a measurement, highest ratio
-    "a  MLP 32-64-10, batch 32": (mlp, 300, 1.15),
-    "b  CNN on digits, batch 128": (cnn, 20, 1.02),
-    "c  BERT 4x128, 8x64 tokens": (bert, 8, 1.02),
-    "d  GPT-2 4x128, accumulation 4": (gpt2, 8, 1.02),
-    "e  2,000 parameter tensors": (many, 6, 1.08),
-}
+class Subject(NamedTuple):
+    """A loop and how it is measured.
+
+    Args:
+        name: as the table shows it.
+        make: builds the loop.
+        limit: the highest ratio of watched to bare.
+        micro_batches: of one measurement.
+        warm_up: micro-batches before one, at least 20 updates: then the watch is in its steady state.
+        pairs: measurements of each kind.
+    """
+
+    name: str
+    make: Callable[[], Loop]
+    limit: float
+    micro_batches: int
+    warm_up: int
+    pairs: int
+
+
+SUBJECTS = (
+    Subject("a  MLP 32-64-10, batch 32", mlp, 1.15, 300, 100, 48),
+    Subject("b  CNN on digits, batch 128", cnn, 1.02, 20, 24, 48),
+    Subject("c  BERT 4x128, 8x64 tokens", bert, 1.02, 8, 20, 24),
+    Subject("d  GPT-2 4x128, accumulation 4", gpt2, 1.02, 8, 80, 24),
+    Subject("e  2,000 parameter tensors", many, 1.08, 6, 20, 24),
+)
