@@ -90,6 +90,8 @@ def _run(options: argparse.Namespace) -> int:
     program = script.find_module(words[0]) if options.module is not None else script.find_script(words[0])
     output = _writable(options.output)
     _known_plugins(options.no_plugin)
+    script.set_path(program)
+    _existing_plugins(options.plugin)
     from loopkit.watching import watch
 
     plugins, skip = _sinks(options.format, output)
@@ -189,19 +191,24 @@ def _known_plugins(names: list[str]) -> None:
             raise UsageError(f"unknown plugin {name!r}{did_you_mean(name, known)} `loopkit plugins` lists them")
 
 
-def _add_wanted(run: Run, targets: list[str]) -> bool:
-    """Add what `--plugin` names; whether all could be. One that is not there at all is wrong usage."""
-    from loopkit.errors import PluginError
+def _existing_plugins(targets: list[str]) -> None:
+    """Refuse a `--plugin` that is not there at all, before the script runs."""
+    from loopkit.manager import fetch
 
-    loaded = True
     for target in targets:
-        if not run.manager.load(target):
-            loaded = False
+        try:
+            fetch(target)
+        except LoopkitError:
+            raise
+        except Exception:  # noqa: BLE001
+            pass  # it is there and cannot be imported: named when it is added, and the script runs
+
+
+def _add_wanted(run: Run, targets: list[str]) -> bool:
+    """Add what `--plugin` names; whether all could be."""
+    loaded = [run.manager.load(target) for target in targets]
     run.refresh()
-    missing = [failure for failure in run.failures if failure.error.startswith("cannot load plugin")]
-    if missing:
-        raise PluginError(missing[0].error)
-    return loaded
+    return all(loaded)
 
 
 # -- rules, explain, plugins -----------------------------------------------------------------------------

@@ -110,6 +110,12 @@ def _from_spec(spec: importlib.machinery.ModuleSpec, *, name: str, path: str) ->
     return Program(name, path, load, attributes)
 
 
+def set_path(program: Program) -> None:
+    """Put first on `sys.path` what `python` would: plugins may lie beside the script."""
+    if program.path is not None and not sys.flags.safe_path:
+        sys.path[0] = program.path
+
+
 def run(program: Program, arguments: list[str]) -> int:
     """Run it in this process, as `__main__`, and give the exit code `python` would.
 
@@ -123,8 +129,6 @@ def run(program: Program, arguments: list[str]) -> int:
     module.__dict__.update(program.attributes, __builtins__=builtins, __annotations__={})
     sys.modules["__main__"] = module
     sys.argv = [program.name, *arguments]
-    if program.path is not None and not sys.flags.safe_path:
-        sys.path[0] = program.path
     try:
         exec(program.load(), module.__dict__)  # noqa: S102 - this is what it is for
     except SystemExit as leaving:

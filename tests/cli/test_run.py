@@ -118,3 +118,14 @@ def test_a_frameworks_line_stands_beside_the_users(folder: Path) -> None:
     done = loopkit("run", "--format", "json", "hf.py", cwd=folder)
     (finding,) = json.loads(done.err)["findings"]
     assert "accelerator.py" in finding["evidence"]["framework"]
+
+
+def test_the_readmes_check_beside_a_script_works_as_it_stands(folder: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (folder / "my_checks.py").write_text("# my_checks.py" + readme.split("# my_checks.py")[1].split("```")[0])
+    (folder / "window.py").write_text(LOOP.replace("    optimizer.step", "    if _ == 79: optimizer.step").replace(
+        "range(4)", "range(80)").replace("    optimizer.zero_grad()\n", ""))  # fmt: skip
+    done = loopkit("run", "--plugin", "my_checks:HugeWindow", "window.py", cwd=folder)
+    assert done.code == 0
+    assert "info  huge-window  (fact, step 1)" in done.err
+    assert "80 backwards went into one step of SGD" in done.err
