@@ -109,6 +109,10 @@ class Run:
         """The rows of events updates consisted of, with counts, the most frequent first."""
         return self.recorder.rows()
 
+    def unfinished_row(self) -> str:
+        """The row of events since the last step: all there is, in a loop that never steps."""
+        return self.recorder.unfinished()
+
     def overhead(self) -> float:
         """The share of the run's wall time that was spent in loopkit, between 0 and 1."""
         end = self._ended_ns if self._ended_ns is not None else time.perf_counter_ns()

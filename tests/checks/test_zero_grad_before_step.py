@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -216,3 +217,29 @@ def test_silent_on_steps_a_scaler_skipped() -> None:
             scaler.update()
 
     assert rules(loop) == []
+
+
+@pytest.mark.parametrize("then", ["clip", "unscale"])
+def test_found_when_cleared_by_hand_before_gradients_change_in_place(then: str) -> None:
+    def loop() -> None:
+        net = model()
+        idle = nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.SGD([*net.parameters(), idle], lr=0.1)
+        scaler = torch.amp.GradScaler("cpu")
+        for x, y in loader():
+            optimizer.zero_grad()
+            scaler.scale(loss_of(net(x), y)).backward()
+            for parameter in net.parameters():
+                parameter.grad = None
+            idle.grad = torch.ones(1)  # a scaler refuses to unscale no gradient at all
+            if then == "clip":
+                nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            else:
+                scaler.unscale_(optimizer)
+                scaler.update()
+            idle.grad = None
+            optimizer.step()
+
+    (finding,) = find(loop)
+    assert finding.rule == "zero-grad-before-step"
+    assert "by hand" in finding.seen

@@ -87,6 +87,8 @@ def test_an_event_a_plugin_causes_is_none() -> None:
     with loopkit.watch(autoload=False, plugins=[Trains, heard]) as run:
         textbook(2)
     assert run.steps == 2
+    assert run.rows() == [("batch → zero_grad → forward → backward → clip → step → scheduler", 2)]
+    assert run.recorder.forwards == 2
     assert heard.seen == ["D", "z", "f", "b", "c", "s<", "s>", "L"] * 2
 
 

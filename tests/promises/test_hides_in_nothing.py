@@ -203,3 +203,20 @@ def test_no_batch_and_no_graph_is_kept() -> None:
         gc.collect()
         assert whole() is None
         assert all(grad() is None for grad in grads)
+
+
+def test_a_compiled_model_is_not_compiled_again_when_the_root_is_found() -> None:
+    import torch._dynamo
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    net = Own()
+    optimizer = adamw(net)
+    compiled = torch.compile(net, backend="eager")
+    with loopkit.watch(skip=["console"]):
+        for x, y in loader():
+            optimizer.zero_grad()
+            loss_of(compiled(x), y).backward()
+            optimizer.step()
+    assert counters["stats"]["unique_graphs"] == 1

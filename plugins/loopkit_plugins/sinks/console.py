@@ -98,7 +98,7 @@ def summary(run: Run) -> list[str]:
 def _loop(run: Run) -> list[str]:
     rows = run.rows()
     if not rows:
-        unfinished = run.recorder.unfinished()
+        unfinished = run.unfinished_row()
         return [f"  loop         {unfinished}, never stepped"] if unfinished else []
     lines = [
         f"  {'loop' if n == 0 else '':<12} {row}  ({_counted(count, 'time')})"
