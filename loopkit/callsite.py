@@ -19,6 +19,9 @@ SITE_AT = 32
 """The bit from which a packed event (`signature.py`) holds its site."""
 _TRANSPARENT, _USER, _INSTALLED, _BOTTOM = range(4)
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_SKIPPED = 4  # `here`, the recorder, the tap and the wrapper, or `listen` before it, are not worth a look
+_Step = tuple[int, CodeType, int]  # at which depth which code stood at which instruction
+_Key = tuple[tuple[int, int], ...]
 _RUNNER = f"{_OURS}script.py"  # below its frame there is only the command line
 
 
@@ -58,13 +61,18 @@ class Site:
 
 
 class CallSites:
-    """Finds and remembers call sites. `here()` costs about 0.1 µs a frame of stack."""
+    """Finds and remembers call sites.
+
+    A walk costs about 0.1 µs a frame of stack. So it is first tried whether a call came from where the last of its
+    kind came from: the same instructions at the same depths.
+    """
 
     def __init__(self) -> None:
         self._verdicts: dict[str, int] = {}
-        self._sites: dict[tuple[int, ...], Site] = {}
-        self._brief: dict[tuple[int, ...], Site] = {}
+        self._sites: dict[_Key, Site] = {}
+        self._brief: dict[_Key, Site] = {}
         self._spots: dict[Place, int] = {}
+        self._last: dict[int, tuple[list[_Step], Site]] = {}
         self._user_folders: list[str] = []
         self._transparent = [*_folders_of_interpreter(), _folder_of("torch"), _OURS]
         self._installed = _folders_of_packages()
@@ -73,65 +81,80 @@ class CallSites:
         """Code under `folder` is the user's even if it is installed (a package run with `-m`)."""
         self._user_folders.append(os.path.join(os.path.abspath(folder), ""))
         self._verdicts.clear()
+        self._last.clear()
 
-    def here(self, *, brief: bool = False) -> Site:
-        """The call site of the running torch call.
+    def here(self, kind: int, *, brief: bool = False) -> Site:
+        """The call site of the running torch call; `kind` stands for what it does.
 
         With `brief` the chain of calls is that of the first time this line was met: enough to name the line.
         """
-        verdicts = self._verdicts
-        key: list[int] = []
-        known: tuple[int, ...] = ()
-        # Here, the recorder, the tap and the wrapper, or `listen` before it, are not worth a look.
-        start = sys._getframe(4)
-        frame: FrameType | None = start
-        while frame is not None:
-            code = frame.f_code
-            try:
-                verdict = verdicts[code.co_filename]
-            except KeyError:
-                verdict = verdicts[code.co_filename] = self._judge(code.co_filename)
-            if verdict == _TRANSPARENT:
-                pass
-            elif verdict == _USER or not key:  # of installed frames only the innermost counts
-                key += (id(code), frame.f_lasti)
-                if brief and verdict == _USER:
-                    found = self._brief.get(tuple(key))
-                    if found is not None:
-                        return found
-                    brief = False
-                    known = tuple(key)
-            elif verdict == _BOTTOM:
-                break
-            frame = frame.f_back
-        found = self._sites.get(tuple(key)) or self._make(tuple(key), start)
-        if known:
-            self._brief[known] = found
+        last = self._last.get(kind)
+        if last is not None:
+            for depth, code, at in last[0]:
+                try:
+                    frame = sys._getframe(depth)
+                except ValueError:  # the stack is less deep now
+                    break
+                if frame.f_code is not code or frame.f_lasti != at:
+                    break
+            else:
+                return last[1]
+        start = sys._getframe(_SKIPPED)
+        steps, framework = self._walk(start, brief)
+        found = self._site(steps, start, brief)
+        if not framework:  # whose innermost line counts too, and several may lie behind one line of the user's
+            self._last[kind] = steps, found
         return found
 
-    def _make(self, key: tuple[int, ...], start: FrameType) -> Site:
+    def _site(self, steps: list[_Step], start: FrameType, brief: bool) -> Site:
+        key = tuple([(id(code), at) for _, code, at in steps])
+        known = self._brief if brief else self._sites
+        found = known.get(key)
+        if found is None and brief:
+            found = self._brief[key] = self._site(self._walk(start, brief=False)[0], start, brief=False)
+        return found or self._make(key, steps, start)
+
+    def _walk(self, start: FrameType, brief: bool) -> tuple[list[_Step], bool]:
+        """The frames that make a call site, up to the user's innermost if `brief`; whether one is a framework's."""
+        steps: list[_Step] = []
+        framework = False
+        frame: FrameType | None = start
+        depth = _SKIPPED
+        while frame is not None:
+            code = frame.f_code
+            verdict = self._verdicts.get(code.co_filename)
+            if verdict is None:
+                verdict = self._verdicts[code.co_filename] = self._judge(code.co_filename)
+            # Of installed frames only the innermost counts. The last of all tells how deep the stack was.
+            innermost = verdict == _INSTALLED and not steps
+            if verdict in (_USER, _BOTTOM) or innermost or frame.f_back is None:
+                steps.append((depth, code, frame.f_lasti))
+                framework = framework or innermost
+                if verdict == _BOTTOM or (brief and verdict == _USER):
+                    break
+            frame, depth = frame.f_back, depth + 1
+        return steps, framework
+
+    def _make(self, key: _Key, steps: list[_Step], start: FrameType) -> Site:
         chain: list[Place] = []
-        codes: list[CodeType] = []
+        rules: list[Place] = []
         framework: Place | None = None
-        steps: list[Place] = []
         frame: FrameType | None = start
         while frame is not None:
             verdict = self._verdicts.get(frame.f_code.co_filename, _BOTTOM)
             if verdict == _BOTTOM:
                 break
             if verdict == _USER:
-                codes.append(frame.f_code)
                 # The update rule of a user's own optimizer is not the line that called it.
-                (steps if not chain and _is_optimizer_step(frame) else chain).append(_place(frame))
-            elif verdict == _INSTALLED and framework is None and not codes:
-                codes.append(frame.f_code)
+                (rules if not chain and _is_optimizer_step(frame) else chain).append(_place(frame))
+            elif verdict == _INSTALLED and framework is None and not chain and not rules:
                 framework = _place(frame)
             frame = frame.f_back
-        chain = chain or steps
+        chain = chain or rules
         place = chain[0] if chain else framework or _place(start)
         spot = self._spots.setdefault(place, len(self._spots))
-        made = Site(len(self._sites), spot, place, tuple(chain), framework, tuple(codes))
-        self._sites[key] = made
+        codes = tuple([code for _, code, _ in steps])
+        made = self._sites[key] = Site(len(self._sites), spot, place, tuple(chain), framework, codes)
         return made
 
     def _judge(self, filename: str) -> int:

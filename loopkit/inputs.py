@@ -30,12 +30,14 @@ class Inputs:
             first = _first_tensor(first)
         if first is None:
             self.number += 1
-        elif self._latest() is not first:
-            self.number += 1
-            self._latest, self._version = weakref.ref(first), _version(first)
-        elif self._version != _version(first):
-            self.number += 1
-            self._version = _version(first)
+        else:
+            version = 0 if first.is_inference() else first._version
+            if self._latest() is not first:
+                self.number += 1
+                self._latest, self._version = weakref.ref(first), version
+            elif self._version != version:
+                self.number += 1
+                self._version = version
         self.derived = first is not None and first.requires_grad
 
 
@@ -48,10 +50,6 @@ def _first_tensor(container: Any) -> torch.Tensor | None:
     else:
         return None
     return next((value for value in values if isinstance(value, torch.Tensor)), None)
-
-
-def _version(tensor: torch.Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _nothing() -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from loopkit.doubt import CLEARED, STALE, WRITTEN
 from loopkit.holdings import EMPTY, Mark, Owner, State
-from loopkit.looking import Cause, Now, adopt, look, wipe, written
+from loopkit.looking import Cause, Now, adopt, all_new, look, wipe, written
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -38,7 +38,7 @@ class Ledger:
         self._owners: dict[int, Owner] = {}
         self._aliases: dict[int, tuple[weakref.ref[Optimizer], Owner]] = {}
         self.now = Now()
-        self.last_forward = 0
+        self.last_forward = 0  # the tick at which the last forward with gradients enabled began
         self._last_backward: Mark | None = None
 
     # -- who there is ------------------------------------------------------------------------------------
@@ -96,11 +96,6 @@ class Ledger:
 
     # -- what happened -----------------------------------------------------------------------------------
 
-    def forward(self) -> None:
-        """A forward with gradients enabled began."""
-        self.now.tick += 1
-        self.last_forward = self.now.tick
-
     def look_for_hands(self) -> None:
         """Note what was done by hand until now, before something else changes gradients in place."""
         self.look_at_all(Cause.HAND)
@@ -121,7 +116,8 @@ class Ledger:
             if owner.doubt.suspects:
                 self._settle_doubt(owner)
             before = owner.versions
-            self.look(owner, Cause.BACKWARD, mark)
+            if not (owner.blank and all_new(owner, mark)):
+                look(owner, self.now, Cause.BACKWARD, mark)
             if owner.versions is not before and owner.doubt.sampling:
                 owner.doubt.remember(owner)
                 owner.doubt.remember_weights(owner)

@@ -100,17 +100,31 @@ def look(
         versions = [-1 if grad is None else grad._version for grad in grads]
     if versions == owner.versions and (owner.blank or all(map(is_, grads, [ref() for ref in owner.refs]))):
         return
-    if owner.blank and cause is Cause.BACKWARD and mark is not None and min(versions) >= 0:
-        # The usual first backward of an update: every gradient is new, and all have the same history.
-        owner.refs = [weakref.ref(grad) for grad in grads if grad is not None]
-        owner.uniform, owner.column = State((), (mark,), 1), None
-        owner.versions, owner.blank = versions, False
-    elif cause is Cause.CLEAR and owner.uniform is not None and max(versions) < 0:
+    if cause is Cause.CLEAR and owner.uniform is not None and max(versions) < 0:
         if owner.uniform.fresh:
             wipe(owner, now, owner.uniform, len(versions), site)
         owner.empty()
     else:
         _settle(owner, now, grads, versions, cause, mark, site)
+
+
+def all_new(owner: Owner, mark: Mark) -> bool:
+    """The usual first backward of an update: every gradient is new, and all have the same history.
+
+    Where that is not so this answers False and changes nothing.
+    """
+    groups = getattr(owner.optimizer(), "param_groups", ())
+    grads = [parameter.grad for group in groups for parameter in group["params"]]
+    try:
+        versions = [grad._version for grad in grads]
+    except AttributeError:  # a None among them
+        return False
+    if not versions or len(versions) != len(owner.versions) or owner.sharded:
+        return False
+    owner.refs = list(map(weakref.ref, grads))
+    owner.uniform, owner.column = State((), (mark,), 1), None
+    owner.versions, owner.blank = versions, False
+    return True
 
 
 def _unchanged(owner: Owner, groups: Iterable[dict[str, Any]]) -> bool:

@@ -29,6 +29,9 @@ def read(
     """What the gradients look like that this owner's step uses; `told` makes a `StepReading` of it."""
     kinds: tuple[tuple[State, int], ...]
     uniform = owner.uniform
+    if uniform is not None and uniform.fresh and not (owner.wiped or closure or inside_backward or wraps or sure):
+        kinds = ((uniform, len(owner.versions)),)  # the ordinary step
+        return owner, _kind(uniform), kinds, (), owner.last_site, owner.steps, ledger.last_forward
     if uniform is not None:
         kinds = ((uniform, len(owner.versions)),)
         fed, shape = bool(uniform.fresh), _kind(uniform)

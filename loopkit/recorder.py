@@ -110,7 +110,9 @@ class Recorder:
             self._evaluated()
             return
         self.forwards += 1
-        self.ledger.forward()
+        ledger = self.ledger
+        ledger.now.tick += 1
+        ledger.last_forward = ledger.now.tick
         self._inputs.saw(args, kwargs)
         if not self._events or self._events[-1] is not _FORWARD:
             self._events.append(_FORWARD)
@@ -132,9 +134,12 @@ class Recorder:
             return
         if self._stepped and not self._open.stack:
             self.close()
-        site = self._site = self.sites.here()
+        site = self._site = self.sites.here(BACKWARD)
         self.ledger.backward_began(site)
-        self._note(BACKWARD | site.bits, site)
+        if len(self._events) < LONGEST:
+            self._events.append((BACKWARD | site.bits, site, None))
+        else:
+            self._truncated = True
         self._prelude_over = True
 
     def backward_ended(self) -> None:
@@ -159,7 +164,7 @@ class Recorder:
     def cleared(self, optimizer: Optimizer | None, to_none: bool) -> None:
         """`zero_grad` of one optimizer, or (None) of a module, returned."""
         self.clears += 1
-        site = self.sites.here(brief=True)
+        site = self.sites.here(ZERO_GRAD, brief=True)
         ledger = self.ledger
         if optimizer is not None and to_none:
             ledger.emptied(ledger.owner(optimizer), site)
@@ -167,20 +172,19 @@ class Recorder:
             ledger.cleared([ledger.owner(optimizer)], site)
         elif not self.in_backward:
             ledger.cleared(ledger.owners(), site)
-        self._opens_update(ZERO_GRAD, site)
-        self._note(ZERO_GRAD | site.bits, site)
+        self._note(ZERO_GRAD | site.bits, site, opens=ZERO_GRAD)
 
     def clipped(self) -> None:
         """Gradients were clipped in place."""
         if not self.in_backward:
             self.ledger.excuse(self.ledger.owners())
-        site = self.sites.here(brief=True)
+        site = self.sites.here(CLIP, brief=True)
         self._note(CLIP | site.bits, site)
 
     def unscaled(self, optimizer: Optimizer) -> None:
         """A GradScaler unscaled one optimizer's gradients in place."""
         self.ledger.excuse([self.ledger.owner(optimizer)])
-        site = self.sites.here(brief=True)
+        site = self.sites.here(UNSCALE, brief=True)
         self._note(UNSCALE | site.bits, site)
 
     # -- steps -------------------------------------------------------------------------------------------
@@ -193,7 +197,7 @@ class Recorder:
             opens.abandon(owner)
         elif closure and self._stepped:
             self.close()
-        step = OpenStep(id(optimizer), owner, closure, self.sites.here(brief=True))
+        step = OpenStep(id(optimizer), owner, closure, self.sites.here(STEP, brief=True))
         step.sure = self.ledger.look_before_step(owner)
         if closure:
             step.before = self._happened()
@@ -227,7 +231,7 @@ class Recorder:
         """A GradScaler left the step out: its gradients count as used, and clearing them wipes nothing."""
         owner = self.ledger.owner(optimizer)
         owner.offers += 1
-        site = self.sites.here(brief=True)
+        site = self.sites.here(SKIP, brief=True)
         self.ledger.consume(owner, site)
         self._note(SKIP | owner.bits | site.bits, site)
 
@@ -251,30 +255,29 @@ class Recorder:
     def scheduler_stepped(self, scheduler: Any, explicit: bool) -> None:
         """A scheduler advanced."""
         _, number, owner = self._schedulers.known(scheduler)
-        site = self.sites.here(brief=True)
+        site = self.sites.here(SCHEDULER, brief=True)
         offers = owner.offers if owner is not None else 0
         raw = (type(scheduler).__name__, number, owner, offers, getattr(scheduler, "last_epoch", None), explicit)
-        self._opens_update(SCHEDULER, site)
         shape = (offers == 0) << 12 | explicit << 13
-        self._note(SCHEDULER | bits_of(number) | shape | site.bits, site, raw)
+        self._note(SCHEDULER | bits_of(number) | shape | site.bits, site, raw, opens=SCHEDULER)
 
     # -- the update --------------------------------------------------------------------------------------
 
-    def _note(self, code: int, site: Site, raw: _Raw = None) -> None:
+    def _note(self, code: int, site: Site, raw: _Raw = None, opens: int | None = None) -> None:
+        """Append an event; one of a kind that `opens` an update may close the one before.
+
+        If such a call stood before this update's backward too, it is the first of the next one. So a loop that
+        begins with `zero_grad()` reads as one, whether its batches are seen or not.
+        """
+        if opens is not None:
+            if self._stepped and not self._open.stack and opens + 16 * site.spot in self._prelude:
+                self.close()
+            if not self._prelude_over:
+                self._prelude.add(opens + 16 * site.spot)
         if len(self._events) < LONGEST:
             self._events.append((code, site, raw))
         else:
             self._truncated = True
-
-    def _opens_update(self, kind: int, site: Site) -> None:
-        """Close the update if this call stood before its backward too: then it is the first of the next one.
-
-        So a loop that begins with `zero_grad()` reads as one, whether its batches are seen or not.
-        """
-        if self._stepped and not self._open.stack and kind + 16 * site.spot in self._prelude:
-            self.close()
-        if not self._prelude_over:
-            self._prelude.add(kind + 16 * site.spot)
 
     def close(self) -> None:
         """End the current update: count its signature, and hand it on if checks should see it."""

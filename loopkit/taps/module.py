@@ -10,10 +10,12 @@ stays as it is: Dynamo guards `__call__`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 import torch
 
+from loopkit.recorder import Recorder
 from loopkit.run import COMPILED, Run, graphs_compiled
 from loopkit.taps.patch import Cell, Handle, hide_this_frame, listen, opaque
 
@@ -128,18 +130,20 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
         # Through super, not through a saved original: fx would inline leaf modules otherwise.
         original = super(cls, self).__call__ if own is None else own.__get__(self)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return original(*args, **kwargs)
         run, models = cell.run, outer.models
         outermost = False
         try:
-            if run is None or models is None or models.depth or run.recorder.in_backward or not run.listens():
+            if run is None or models is None or models.depth or run.busy or run.recorder.in_backward:
                 return original(*args, **kwargs)
-            if run.recorder.weight:
+            if run.thread != get_ident() and not run.listens():
+                return original(*args, **kwargs)
+            if run.recorder.weight or "before_forward" in run.heard:
                 listen(run, models.began, self, args, kwargs)
             else:  # as in `patch.py`: without a frame that only keeps time
                 try:
-                    models.began(run, self, args, kwargs)
+                    run.recorder.forward_began(args, kwargs)
                 except Exception as error:  # noqa: BLE001
                     run.broken(error)
             models.depth, outermost = 1, True
@@ -162,3 +166,4 @@ def _trains(module: torch.nn.Module) -> bool:
 
 
 opaque(_Models.began, callees=True)
+opaque(Recorder.forward_began, callees=True)

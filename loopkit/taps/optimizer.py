@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.optim import optimizer as torch_optimizer
 
+from loopkit.recorder import Recorder
 from loopkit.run import Run
 from loopkit.taps.patch import Cell, Handle, Tap, Taps, listen, opaque
 
@@ -46,30 +47,30 @@ class _Steps:
             handle.remove()
 
     def _before(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return
         run = self._cell.run
         if run is not None and not run.busy and (run.thread == get_ident() or run.listens()):
             # args[0] is the optimizer itself.
             closure = args[1] if len(args) > 1 else kwargs.get("closure")
-            if run.recorder.weight:
+            if run.recorder.weight or "before_step" in run.heard:
                 listen(run, _before_step, optimizer, closure)
             else:  # as in `patch.py`: without a frame that only keeps time
                 try:
-                    _before_step(run, optimizer, closure)
+                    run.recorder.step_began(optimizer, callable(closure))
                 except Exception as error:  # noqa: BLE001
                     run.broken(error)
 
     def _after(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return
         run = self._cell.run
         if run is not None and not run.busy and (run.thread == get_ident() or run.listens()):
-            if run.recorder.weight:
+            if run.recorder.weight or "after_step" in run.heard:
                 listen(run, _after_step, optimizer)
             else:
                 try:
-                    _after_step(run, optimizer)
+                    run.recorder.step_ended(optimizer)
                 except Exception as error:  # noqa: BLE001
                     run.broken(error)
 
@@ -106,8 +107,8 @@ def _meet(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         run.recorder.ledger.owner(args[0])
 
 
-opaque(_before_step, callees=True)
-opaque(_after_step, callees=True)
+for listener in (_before_step, _after_step, Recorder.step_began, Recorder.step_ended):
+    opaque(listener, callees=True)
 
 
 def _after_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:

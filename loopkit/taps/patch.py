@@ -101,7 +101,7 @@ class Taps:
 _ABSENT = object()
 _thread = threading.get_ident
 _clock = time.perf_counter_ns
-_is_compiling = torch.compiler.is_compiling
+_is_compiling = torch.compiler.is_dynamo_compiling
 
 
 def opaque(function: Any, *, callees: bool) -> Any:
