@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,25 +12,20 @@ import pytest
 
 import loopkit
 from loopkit.rulebook import rules
-from tests.checks import (
-    test_missing_zero_grad,
-    test_scheduler_before_optimizer,
-    test_step_without_fresh_grad,
-    test_zero_grad_before_step,
-)
 from tests.loops import textbook
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
-LOOPS: dict[str, Callable[[], Any]] = {
-    "missing-zero-grad": test_missing_zero_grad.never_clears,
-    "scheduler-before-optimizer": test_scheduler_before_optimizer.schedules_first,
-    "step-without-fresh-grad": test_step_without_fresh_grad.steps_before_backward,
-    "step-without-fresh-grad-reused": test_step_without_fresh_grad.steps_twice,
-    "zero-grad-before-step": test_zero_grad_before_step.clears_too_early,
-    "zero-grad-before-step-window": test_zero_grad_before_step.wipes_its_window,
-    "clean": textbook,
-}
+
+def _loops() -> dict[str, Callable[[], Any]]:
+    """`SNAPSHOTS` of each check's test: the loops whose reports are stored, by the name of the file."""
+    found: dict[str, Callable[[], Any]] = {"clean": textbook}
+    for path in sorted((Path(__file__).parent / "checks").glob("test_*.py")):
+        found |= getattr(importlib.import_module(f"tests.checks.{path.stem}"), "SNAPSHOTS", {})
+    return found
+
+
+LOOPS = _loops()
 
 
 def _compare(name: str, text: str, update: bool) -> None:

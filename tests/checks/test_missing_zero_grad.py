@@ -21,6 +21,9 @@ def never_clears() -> None:
         optimizer.step()
 
 
+SNAPSHOTS = {"missing-zero-grad": never_clears}
+
+
 def test_found_at_the_backward_with_both_ends_by_the_second_update() -> None:
     (finding,) = find(never_clears)
     assert finding.rule == "missing-zero-grad"

@@ -24,6 +24,9 @@ def schedules_first() -> None:
             optimizer.step()
 
 
+SNAPSHOTS = {"scheduler-before-optimizer": schedules_first}
+
+
 def test_found_at_the_scheduler_when_its_line_comes_again() -> None:
     (finding,) = find(schedules_first)
     assert (finding.rule, finding.severity) == ("scheduler-before-optimizer", Severity.WARNING)

@@ -41,6 +41,9 @@ def steps_twice() -> None:
         optimizer.step()  # second
 
 
+SNAPSHOTS = {"step-without-fresh-grad": steps_before_backward, "step-without-fresh-grad-reused": steps_twice}
+
+
 def test_found_with_both_ends_when_the_same_gradient_is_applied_twice() -> None:
     (finding,) = find(steps_twice)
     assert finding.rule == "step-without-fresh-grad"

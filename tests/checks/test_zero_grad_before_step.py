@@ -97,6 +97,9 @@ def wipes_its_window() -> None:
             optimizer.step()
 
 
+SNAPSHOTS = {"zero-grad-before-step": clears_too_early, "zero-grad-before-step-window": wipes_its_window}
+
+
 def test_found_inside_an_accumulation_window_by_the_second_update() -> None:
     (finding,) = find(wipes_its_window)
     assert finding.rule == "zero-grad-before-step"

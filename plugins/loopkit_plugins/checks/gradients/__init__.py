@@ -1,0 +1,3 @@
+"""Checks of which parameters gradients reach."""
+
+CHECKS: tuple[str, ...] = ()

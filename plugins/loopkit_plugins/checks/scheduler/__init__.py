@@ -1,0 +1,3 @@
+"""Checks of the schedule against the updates."""
+
+CHECKS: tuple[str, ...] = ()
