@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from loopkit.run import Run as Run
     from loopkit.update import Event as Event
     from loopkit.update import Kind as Kind
+    from loopkit.update import LoaderReading as LoaderReading
     from loopkit.update import SchedulerReading as SchedulerReading
     from loopkit.update import StepReading as StepReading
     from loopkit.update import Update as Update
@@ -54,6 +55,7 @@ _PLACES = {
     "Run": "run",
     "Event": "update",
     "Kind": "update",
+    "LoaderReading": "update",
     "SchedulerReading": "update",
     "StepReading": "update",
     "Update": "update",

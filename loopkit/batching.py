@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sized
 from typing import Generic, TypeVar
 
@@ -17,6 +18,9 @@ class Batches(Generic[Batch]):
         self.iterable = iterable
 
     def __iter__(self) -> Iterator[Batch]:
+        run = current_run()
+        if run is not None and run.listens() and not _is_loader(self.iterable):
+            run.guarded(functools.partial(run.recorder.epoch_began, self.iterable))
         for batch in self.iterable:
             run = current_run()
             # A DataLoader's batches are events already, whatever stands around it.

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loopkit.callsite import CallSites, Site
-from loopkit.holdings import Owner
+from loopkit.history import History, Raw, RawEvent, row
 from loopkit.inputs import Inputs
 from loopkit.ledger import Ledger
+from loopkit.loaders import Loaders
 from loopkit.opensteps import OpenStep, OpenSteps
 from loopkit.reading import RawReading, read, told
-from loopkit.row import Rows, row_of
 from loopkit.schedulers import Schedulers
 from loopkit.signature import (
     BACKWARD,
     BATCH,
     CLIP,
+    EPOCH,
     EVALUATION,
     FORWARD,
     SCHEDULER,
@@ -32,10 +33,8 @@ from loopkit.signature import (
     ZERO_GRAD,
     Signature,
     bits_of,
-    kind_of,
-    subject_of,
 )
-from loopkit.update import Event, SchedulerReading, Update
+from loopkit.update import Update
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -44,16 +43,9 @@ if TYPE_CHECKING:
 
 LONGEST = 4096
 """Events kept of one update; a loop that never steps, or a very long window, must not grow without bound."""
-_ALWAYS_TIMED, _TIMED_EVERY = 16, 16  # updates whose events are timed: reading the clock costs too
-SIGNATURES = 4096
-"""Signatures remembered; beyond that the oldest is forgotten, and would count as new again."""
-
-_Raw = Any  # a `RawReading`, the tuple of a scheduler's advance, or None
-
-_Event = tuple[int, Site | None, _Raw]
-_BATCH: _Event = (BATCH, None, None)
-_FORWARD: _Event = (FORWARD, None, None)
-_EVALUATION: _Event = (EVALUATION, None, None)
+_BATCH: RawEvent = (BATCH, None, None)
+_FORWARD: RawEvent = (FORWARD, None, None)
+_EVALUATION: RawEvent = (EVALUATION, None, None)
 
 
 class Recorder:
@@ -66,32 +58,38 @@ class Recorder:
     def __init__(self, sites: CallSites, ledger: Ledger, deliver: Callable[[Update, Signature], None]) -> None:
         self.sites = sites
         self.ledger = ledger
-        self._rows = Rows()
         self.steps = 0
-        self.updates = 0
         self.batches = 0
         self.backwards = 0
         self.forwards = 0
         self.evaluations = 0
         self.clears = 0
         self.in_backward = 0
-        self.weight = 1  # how many events one that is timed stands for; 0: this one is not timed
+        self.history = History()
         self.on_backward: Callable[[], None] | None = None  # called when no forward was heard, or while searching
         self.searching = False
         self._forwards_before = 0
-        self.occurrences: dict[Signature, int] = {}
         self._deliver = deliver
-        self._events: list[_Event] = []
+        self._events: list[RawEvent] = []
         self._stepped = False
         self._truncated = False
         self._open = OpenSteps(ledger)
         self._inputs = Inputs()
+        self._loaders = Loaders()
         self._schedulers = Schedulers(ledger)
         self._site: Site | None = None
         self._prelude: set[int] = set()
         self._prelude_over = False
 
     # -- data and forward --------------------------------------------------------------------------------
+
+    def epoch_began(self, loader: Any) -> None:
+        """An iterator over a loader was made."""
+        if self._stepped and not self._open.stack:
+            self.close()
+        _, number, length = self._loaders.known(loader)
+        if len(self._events) < LONGEST:
+            self._events.append((EPOCH | bits_of(number), None, (number, length)))
 
     def batch(self) -> None:
         """A batch arrived."""
@@ -263,7 +261,7 @@ class Recorder:
 
     # -- the update --------------------------------------------------------------------------------------
 
-    def _note(self, code: int, site: Site, raw: _Raw = None, opens: int | None = None) -> None:
+    def _note(self, code: int, site: Site, raw: Raw = None, opens: int | None = None) -> None:
         """Append an event; one of a kind that `opens` an update may close the one before.
 
         If such a call stood before this update's backward too, it is the first of the next one. So a loop that
@@ -282,32 +280,13 @@ class Recorder:
     def close(self) -> None:
         """End the current update: count its signature, and hand it on if checks should see it."""
         signature = tuple([event[0] for event in self._events])
-        seen = self.occurrences.get(signature, 0) + 1
-        self.occurrences[signature] = seen
-        self.updates += 1
-        if self.updates > _ALWAYS_TIMED:
-            self.weight = 0 if self.updates % _TIMED_EVERY else _TIMED_EVERY
-        if seen == 1 and len(self.occurrences) > SIGNATURES:
-            oldest = next(iter(self.occurrences))
-            self._rows.retire(map(kind_of, oldest), self.occurrences.pop(oldest))
+        seen = self.history.count(signature)
         if seen & (seen - 1) == 0:
-            events = tuple(
-                Event(kind_of(code), site, subject_of(code), self._told(raw)) for code, site, raw in self._events
-            )
-            update = Update(self.steps, seen, self.updates, hash(signature), events, self._truncated)
+            update = self.history.update(self._events, signature, self.steps, truncated=self._truncated)
             self._reset()
             self._deliver(update, signature)
         else:
             self._reset()
-
-    def _told(self, raw: _Raw) -> StepReading | SchedulerReading | None:
-        if raw is None:
-            return None
-        if isinstance(raw[0], Owner):
-            return told(raw)
-        name, number, owner, offers, position, explicit = raw
-        position = float(position) if isinstance(position, (int, float)) else None
-        return SchedulerReading(name, number, owner.label if owner else "", offers, position, explicit)
 
     def last_reading(self) -> StepReading | None:
         """What the ledger said of the last executed step of the current update; None before one."""
@@ -324,14 +303,6 @@ class Recorder:
         if self._stepped:
             self.close()
 
-    def rows(self) -> list[tuple[str, int]]:
-        """Each row of events and how many updates consisted of it, the most frequent first."""
-        words: dict[tuple[str, ...], int] = {}
-        for signature, count in self.occurrences.items():
-            names = tuple(map(kind_of, signature))
-            words[names] = words.get(names, 0) + count
-        return self._rows.table(words)
-
     def unfinished(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""
-        return row_of([kind_of(code) for code, _, _ in self._events])
+        return row(self._events)

@@ -52,6 +52,7 @@ class Run:
         self._found: dict[tuple[object, ...], _Found] = {}
         self._not_checked: dict[tuple[str, str], None] = {}
         self.recorder = Recorder(self.instrument(CallSites), self.instrument(Ledger), self._judge)
+        self.history = self.recorder.history
         manager.when_one_fails(self._plugin_failed)
 
     # -- what plugins ask --------------------------------------------------------------------------------
@@ -64,7 +65,7 @@ class Run:
     @property
     def findings(self) -> list[Finding]:
         """What was found so far, in the order it was first seen, each with its count."""
-        return [found.told(self.recorder.occurrences) for found in self._found.values()]
+        return [found.told(self.history.occurrences) for found in self._found.values()]
 
     @property
     def failures(self) -> list[Failure]:
@@ -107,7 +108,7 @@ class Run:
 
     def rows(self) -> list[tuple[str, int]]:
         """The rows of events updates consisted of, with counts, the most frequent first."""
-        return self.recorder.rows()
+        return self.history.rows()
 
     def unfinished_row(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""

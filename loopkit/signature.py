@@ -11,7 +11,7 @@ from loopkit.update import Kind
 Signature = tuple[int, ...]
 
 KINDS = tuple(Kind)
-BATCH, FORWARD, EVALUATION, BACKWARD, CLIP, UNSCALE, STEP, SKIP, SCHEDULER, ZERO_GRAD = range(len(KINDS))
+EPOCH, BATCH, FORWARD, EVALUATION, BACKWARD, CLIP, UNSCALE, STEP, SKIP, SCHEDULER, ZERO_GRAD = range(len(KINDS))
 
 
 def kind_of(code: int) -> Kind:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class Kind(enum.StrEnum):
     """What an event is; the value is the word users read in the row of events."""
 
+    EPOCH = "epoch"
     BATCH = "batch"
     FORWARD = "forward"
     EVALUATION = "evaluation"
@@ -129,13 +130,29 @@ class SchedulerReading:
 
 
 @dataclass(frozen=True, slots=True)
+class LoaderReading:
+    """An epoch of a loader began: somebody asked it for an iterator, to train or to evaluate.
+
+    Args:
+        number: which loader of the run.
+        length: batches an epoch; None where that is not known (an iterable dataset, a generator).
+    """
+
+    number: int
+    length: int | None
+
+
+Reading = StepReading | SchedulerReading | LoaderReading | None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One event of an update: what, where, on which object, and what was read there."""
 
     kind: Kind
     site: Site | None = None
     subject: int = 0
-    reading: StepReading | SchedulerReading | None = None
+    reading: Reading = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Iterating a `torch.utils.data.DataLoader` → `batch_loaded`.
+"""Iterating a `torch.utils.data.DataLoader` → `batch_loaded`; each new epoch is put on record.
 
 Heard at the inner `_next_data` of its two kinds of iterator: a wrapper around `__next__` itself would stand in the
 line of frames that torch's warnings count (`stacklevel=2`), and they would name our file instead of the user's.
@@ -21,6 +21,12 @@ def install(run: Run) -> Handle:
 
     def started(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], iterator: Any) -> None:
         loaders[iterator] = weakref.ref(args[0])
+        run.recorder.epoch_began(args[0])
+
+    def restarted(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """With persistent workers one iterator serves every epoch; its constructor calls this too."""
+        if not (kwargs.get("first_iter") or (len(args) > 2 and args[2])):
+            run.recorder.epoch_began(args[1])
 
     def loaded(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> None:
         run.recorder.batch()
@@ -30,6 +36,7 @@ def install(run: Run) -> Handle:
 
     return Taps(
         Tap(dataloader.DataLoader, "_get_iterator", run, after=started),
+        Tap(dataloader._MultiProcessingDataLoaderIter, "_reset", run, after=restarted),
         Tap(dataloader._SingleProcessDataLoaderIter, "_next_data", run, after=loaded),
         Tap(dataloader._MultiProcessingDataLoaderIter, "_next_data", run, after=loaded),
     )

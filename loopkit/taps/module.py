@@ -139,7 +139,7 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
                 return original(*args, **kwargs)
             if run.thread != get_ident() and not run.listens():
                 return original(*args, **kwargs)
-            if run.recorder.weight or "before_forward" in run.heard:
+            if run.history.weight or "before_forward" in run.heard:
                 listen(run, models.began, self, args, kwargs)
             else:  # as in `patch.py`: without a frame that only keeps time
                 try:

@@ -53,7 +53,7 @@ class _Steps:
         if run is not None and not run.busy and (run.thread == get_ident() or run.listens()):
             # args[0] is the optimizer itself.
             closure = args[1] if len(args) > 1 else kwargs.get("closure")
-            if run.recorder.weight or "before_step" in run.heard:
+            if run.history.weight or "before_step" in run.heard:
                 listen(run, _before_step, optimizer, closure)
             else:  # as in `patch.py`: without a frame that only keeps time
                 try:
@@ -66,7 +66,7 @@ class _Steps:
             return
         run = self._cell.run
         if run is not None and not run.busy and (run.thread == get_ident() or run.listens()):
-            if run.recorder.weight or "after_step" in run.heard:
+            if run.history.weight or "after_step" in run.heard:
                 listen(run, _after_step, optimizer)
             else:
                 try:

@@ -139,7 +139,7 @@ def _around(
         if run is None or run.busy or (run.thread != _thread() and not run.listens()):
             return original(*args, **kwargs)
         if before is not ignore:
-            if run.recorder.weight:
+            if run.history.weight:
                 listen(run, before, args, kwargs)
             elif not rarely:  # what `listen` does when it does not time, without a frame: several times a step
                 try:
@@ -154,7 +154,7 @@ def _around(
                 listen(run, failed)
             raise
         if after is not ignore:
-            if run.recorder.weight:
+            if run.history.weight:
                 listen(run, after, args, kwargs, result)
             else:
                 try:
@@ -171,7 +171,7 @@ def _around(
 
 def listen(run: Run, listener: Callable[..., None], *arguments: Any) -> None:
     """Call a listener, keep its errors from the user's loop, and put its time on loopkit's account."""
-    weight = run.recorder.weight
+    weight = run.history.weight
     began = _clock() if weight else 0
     try:
         listener(run, *arguments)

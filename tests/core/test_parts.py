@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loopkit
-from loopkit import Habit, Kind, Ledger, Place, Site, hookimpl
+from loopkit import Habit, Kind, Ledger, LoaderReading, Place, Site, hookimpl
 from loopkit.errors import did_you_mean
 from loopkit.inputs import Inputs
 from loopkit.manager import Manager, installed
@@ -79,14 +79,16 @@ def test_an_update_is_told_at_its_1st_2nd_4th_8th_occurrence() -> None:
     kept = Updates()
     with loopkit.watch(autoload=False, plugins=[kept]) as run:
         textbook(20)
-    assert [update.seen for update in kept.seen] == [1, 2, 4, 8, 16]
+    first, *others = kept.seen  # the first update of an epoch has a signature of its own
+    assert first.events[0].reading == LoaderReading(0, 20)
+    assert [update.seen for update in others] == [1, 2, 4, 8, 16]
     assert run.rows() == [("batch → zero_grad → forward → backward → clip → step → scheduler", 20)]
     update = kept.seen[-1]
     assert [event.kind for event in update.events][:2] == [Kind.BATCH, Kind.ZERO_GRAD]
     ((_, step),) = update.steps()
     assert (step.optimizer, step.parameters, step.fresh, step.contributions) == ("AdamW", 4, 4, 1)
     ((_, scheduler),) = update.schedulers()
-    assert (scheduler.scheduler, scheduler.steps_before, scheduler.position) == ("LambdaLR", 16, 16)
+    assert (scheduler.scheduler, scheduler.steps_before, scheduler.position) == ("LambdaLR", 17, 17)
 
 
 def test_an_evaluation_is_one_event_however_long() -> None:
