@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from loopkit.update import Event as Event
     from loopkit.update import Kind as Kind
     from loopkit.update import LoaderReading as LoaderReading
+    from loopkit.update import LossReading as LossReading
+    from loopkit.update import LossTerm as LossTerm
+    from loopkit.update import Reach as Reach
     from loopkit.update import SchedulerReading as SchedulerReading
     from loopkit.update import StepReading as StepReading
     from loopkit.update import Update as Update
@@ -56,6 +59,9 @@ _PLACES = {
     "Event": "update",
     "Kind": "update",
     "LoaderReading": "update",
+    "LossReading": "update",
+    "LossTerm": "update",
+    "Reach": "update",
     "SchedulerReading": "update",
     "StepReading": "update",
     "Update": "update",

@@ -7,6 +7,8 @@ from typing import Any
 
 from loopkit.callsite import Site
 from loopkit.holdings import Owner
+from loopkit.lossgraph import RawLoss
+from loopkit.lossgraph import told as told_of_loss
 from loopkit.reading import told
 from loopkit.row import Rows, row_of
 from loopkit.signature import EPOCH, Signature, kind_of, subject_of
@@ -80,6 +82,8 @@ def _words(codes: Iterable[int]) -> list[str]:
 def _told(raw: Raw) -> Reading:
     if raw is None:
         return None
+    if isinstance(raw, RawLoss):
+        return told_of_loss(raw)
     if isinstance(raw[0], Owner):
         return told(raw)
     if len(raw) == 2:

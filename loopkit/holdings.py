@@ -72,7 +72,7 @@ class Owner:
     # fmt: off
     __slots__ = (
         "bits", "blank", "column", "doubt", "ids", "keeps_grads", "label", "last_site", "last_tick", "number",
-        "offers", "optimizer", "refs", "sharded", "steps", "stock", "uniform", "versions", "wiped",
+        "offers", "optimizer", "refs", "sharded", "stepped_at", "steps", "stock", "uniform", "versions", "wiped",
     )
     # fmt: on
 
@@ -95,6 +95,7 @@ class Owner:
         self.offers = 0  # executed steps and those a GradScaler skipped
         self.last_site: Site | None = None
         self.last_tick = 0
+        self.stepped_at = 0  # autograd's sequence number at the last step: nodes made later have larger ones
         self.doubt = Doubt()
         self.sharded = False  # its gradients are DTensors: only their local part counts changes
         self.wiped: list[Wiped] = []

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
+
+import torch
 
 from loopkit.doubt import CLEARED, STALE, WRITTEN
 from loopkit.holdings import EMPTY, Mark, Owner, State
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from loopkit.callsite import Site
+
+
+sequence_number: Callable[[], int] = getattr(torch.autograd, "_get_sequence_nr", int)  # int: an older torch
 
 
 class Ledger:
@@ -213,6 +218,7 @@ class Ledger:
             owner.wiped.clear()
         owner.last_site = site
         owner.last_tick = self.now.tick
+        owner.stepped_at = sequence_number()
         if owner.doubt.sampling:
             owner.doubt.used(owner)
 

@@ -16,6 +16,7 @@ from loopkit.history import History, Raw, RawEvent, row
 from loopkit.inputs import Inputs
 from loopkit.ledger import Ledger
 from loopkit.loaders import Loaders
+from loopkit.losses import Losses
 from loopkit.opensteps import OpenStep, OpenSteps
 from loopkit.reading import RawReading, read, told
 from loopkit.schedulers import Schedulers
@@ -76,6 +77,7 @@ class Recorder:
         self._open = OpenSteps(ledger)
         self._inputs = Inputs()
         self._loaders = Loaders()
+        self.losses = Losses(ledger)
         self._schedulers = Schedulers(ledger)
         self._site: Site | None = None
         self._prelude: set[int] = set()
@@ -125,7 +127,7 @@ class Recorder:
 
     # -- backward and gradients --------------------------------------------------------------------------
 
-    def backward_began(self) -> None:
+    def backward_began(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Backward is about to add to gradients."""
         self.in_backward += 1
         if self.in_backward > 1:  # a reentrant checkpoint runs a backward inside the backward
@@ -134,8 +136,11 @@ class Recorder:
             self.close()
         site = self._site = self.sites.here(BACKWARD)
         self.ledger.backward_began(site)
+        losses = self.losses
+        raw = losses.read(args, kwargs) if losses.wanted else None
+        losses.wanted = True  # a second backward of one update makes a window
         if len(self._events) < LONGEST:
-            self._events.append((BACKWARD | site.bits, site, None))
+            self._events.append((BACKWARD | site.bits, site, raw))
         else:
             self._truncated = True
         self._prelude_over = True
@@ -281,6 +286,7 @@ class Recorder:
         """End the current update: count its signature, and hand it on if checks should see it."""
         signature = tuple([event[0] for event in self._events])
         seen = self.history.count(signature)
+        self.losses.closed(self.history.updates, seen)
         if seen & (seen - 1) == 0:
             update = self.history.update(self._events, signature, self.steps, truncated=self._truncated)
             self._reset()

@@ -102,6 +102,8 @@ class Run:
         for owner in self.instrument(Ledger).owners():
             for how in owner.doubt.hidden():
                 notes.append(("*", f"gradients of {owner.label} are {how} through .data, which leaves no trace"))
+        if recorder.losses.error is not None:
+            notes.append(("*", f"the graph of a loss could not be read: {recorder.losses.error!r}"))
         if graphs_compiled() > self._graphs_before:
             notes.append(("*", COMPILED))
         return list(dict.fromkeys(notes))

@@ -142,7 +142,84 @@ class LoaderReading:
     length: int | None
 
 
-Reading = StepReading | SchedulerReading | LoaderReading | None
+@dataclass(frozen=True, slots=True)
+class LossTerm:
+    """One term of a loss, at the node where it is reduced.
+
+    Args:
+        kind: the operation, as autograd names it: `NllLoss`, `MseLoss`, `Mean`, `Sum`; "" where nothing is there.
+        reduction: "mean", "sum" or "none"; "" where the operation does not say.
+        factor: product of the constants between the sum of terms and this one.
+        valid: targets that count, where the operation keeps that number (unweighted cross-entropy).
+        total: targets, ignored ones included.
+    """
+
+    kind: str
+    reduction: str
+    factor: float
+    valid: float | None
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How a walked loss reaches one optimizer's trainable parameters.
+
+    Args:
+        optimizer, number: its label, and which optimizer of the run it is.
+        parameters: how many are trainable.
+        reached: how many of them the graph leads to.
+        zeroed: of those, how many only through operations whose derivative is 0 everywhere.
+        stale: of those, how many were used before the optimizer's last step, so with other values than now.
+        step: that step, where there are any.
+    """
+
+    optimizer: str
+    number: int
+    parameters: int
+    reached: int
+    zeroed: int
+    stale: int
+    step: Site | None
+
+
+@dataclass(frozen=True, slots=True)
+class LossReading:
+    """What the graph of a loss said when it was sent backward.
+
+    `factor` and `terms` are read in the first updates, in accumulation windows, and else ever more rarely; all else
+    only where `walked`.
+
+    Args:
+        factor: product of the constant factors outside the sum of terms, a GradScaler's left out.
+        terms: the sum's terms; one where there is no sum.
+        scaled: a GradScaler scales the loss.
+        walked: every node was visited.
+        leaf: the loss has no graph at all.
+        opaque: kinds of nodes whose inside cannot be seen; what lies behind them is unknown.
+        zeroes: operations met whose derivative is 0 everywhere.
+        reaches: for each optimizer of the run.
+        repeated: this very tensor was sent backward before in this update.
+        retained: its graph was kept (`retain_graph`).
+        double: a graph of the backward itself was asked for (`create_graph`).
+        selective: it adds only to the tensors it was told to (`inputs`).
+    """
+
+    factor: float
+    terms: tuple[LossTerm, ...]
+    scaled: bool = False
+    walked: bool = False
+    leaf: bool = False
+    opaque: tuple[str, ...] = ()
+    zeroes: tuple[str, ...] = ()
+    reaches: tuple[Reach, ...] = ()
+    repeated: bool = False
+    retained: bool = False
+    double: bool = False
+    selective: bool = False
+
+
+Reading = StepReading | SchedulerReading | LoaderReading | LossReading | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +256,12 @@ class Update:
         """The executed steps, with what the ledger says of each."""
         for event in self.events:
             if isinstance(event.reading, StepReading):
+                yield event, event.reading
+
+    def losses(self) -> Iterator[tuple[Event, LossReading]]:
+        """The backwards of which the graph was read."""
+        for event in self.events:
+            if isinstance(event.reading, LossReading):
                 yield event, event.reading
 
     def schedulers(self) -> Iterator[tuple[Event, SchedulerReading]]:

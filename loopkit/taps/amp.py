@@ -14,6 +14,7 @@ def install(run: Run) -> Handle:
     """Listen to every GradScaler."""
     steps = _Steps()
     return Taps(
+        Tap(torch.amp.GradScaler, "scale", run, after=_scaled),
         Tap(torch.amp.GradScaler, "unscale_", run, _before_unscale, _unscaled),
         Tap(torch.amp.GradScaler, "step", run, steps.before, steps.after),
     )
@@ -21,6 +22,12 @@ def install(run: Run) -> Handle:
 
 def _optimizer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[1] if len(args) > 1 else kwargs.get("optimizer")
+
+
+def _scaled(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    scale = getattr(args[0], "_scale", None)
+    if isinstance(scale, torch.Tensor):
+        run.recorder.losses.graph.scales_with(scale)
 
 
 def _before_unscale(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

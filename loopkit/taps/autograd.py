@@ -10,13 +10,19 @@ from typing import Any
 
 import torch
 
+from loopkit.ledger import sequence_number
 from loopkit.run import Run
-from loopkit.taps.patch import Handle, Tap
+from loopkit.taps.patch import Handle, Tap, Taps
 
 
 def install(run: Run) -> Handle:
-    """Listen to backward."""
-    return Tap(torch.autograd, "backward", run, _before, _after, _failed)
+    """Listen to backward, and note which part of a graph is made under saved-tensor hooks."""
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    return Taps(
+        Tap(torch.autograd, "backward", run, _before, _after, _failed),
+        Tap(hooks, "__enter__", run, after=_hooks_began),
+        Tap(hooks, "__exit__", run, _hooks_end),
+    )
 
 
 def _loss(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -26,13 +32,21 @@ def _loss(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _before(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if "before_backward" in run.heard and not run.recorder.in_backward:
         run.emit("before_backward", loss=_loss(args, kwargs))
-    run.recorder.backward_began()
+    run.recorder.backward_began(args, kwargs)
 
 
 def _after(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
     run.recorder.backward_ended()
     if "after_backward" in run.heard and not run.recorder.in_backward:
         run.emit("after_backward", loss=_loss(args, kwargs))
+
+
+def _hooks_began(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    run.recorder.losses.graph.hooks_began(sequence_number())
+
+
+def _hooks_end(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    run.recorder.losses.graph.hooks_ended(sequence_number())
 
 
 def _failed(run: Run) -> None:

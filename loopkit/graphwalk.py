@@ -1,0 +1,104 @@
+"""A walk over every node of a loss graph: which parameters the loss reaches, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from loopkit.update import Reach
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from loopkit.holdings import Owner
+    from loopkit.lossgraph import Node
+
+MOST_NODES = 20_000
+"""Nodes looked at; a larger graph counts as opaque beyond them."""
+_ZERO = frozenset(f"{name}Backward0" for name in ("Round", "Floor", "Ceil", "Sign", "Sgn", "Trunc"))
+_LEAF = "torch::autograd::AccumulateGrad"
+
+
+class Leaf:
+    """A tensor that gradients would be accumulated into, as one walk met it.
+
+    Attributes:
+        live: some path to it passes no operation whose derivative is 0 everywhere.
+        oldest: the smallest autograd sequence number of a node that uses it: when that part of the graph was made.
+    """
+
+    __slots__ = ("live", "oldest", "tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.live = False
+        self.oldest = 1 << 62
+
+
+class Walk:
+    """What one walk from `roots` met.
+
+    Attributes:
+        leaves: by `id`; the ids hold only as long as the walk does.
+        opaque: kinds of nodes whose inside cannot be seen: compiled regions, custom functions.
+        zeroes: kinds of nodes met whose derivative is 0 everywhere.
+    """
+
+    def __init__(self, roots: Iterable[Tensor]) -> None:
+        self.leaves: dict[int, Leaf] = {}
+        self.opaque: dict[str, None] = {}
+        self.zeroes: dict[str, None] = {}
+        self.nodes: dict[Node, None] = {}
+        starts = [root.grad_fn for root in roots if root.grad_fn is not None]
+        behind = self._visit(starts, live=True)
+        self._visit(behind, live=False)
+
+    def _visit(self, waiting: list[Node], *, live: bool) -> list[Node]:
+        """Everything below the nodes in `waiting`, but for what lies behind zero derivatives: that is returned."""
+        behind: list[Node] = []
+        seen = self.nodes
+        while waiting:
+            node = waiting.pop()
+            if node in seen:
+                continue
+            if len(seen) >= MOST_NODES:
+                self.opaque["a graph of more nodes than are walked"] = None
+                break
+            seen[node] = None
+            name = node.name()
+            if type(node).__module__ != "builtins":
+                self.opaque[name.removesuffix("Backward")] = None
+            inputs = [each for each, _ in node.next_functions if each is not None]
+            leaves = [each for each in inputs if each.name() == _LEAF]
+            if leaves:
+                self._meet(leaves, node._sequence_nr(), live and name not in _ZERO)
+            if live and name in _ZERO:
+                self.zeroes[name.removesuffix("Backward0")] = None
+                behind += inputs
+            else:
+                waiting += inputs
+        return behind
+
+    def _meet(self, leaves: list[Node], number: int, live: bool) -> None:
+        for each in leaves:
+            tensor: Any = each.variable
+            leaf = self.leaves.get(id(tensor))
+            if leaf is None:
+                leaf = self.leaves[id(tensor)] = Leaf(tensor)
+            leaf.live = leaf.live or live
+            leaf.oldest = min(leaf.oldest, number)
+
+    def reach(self, owner: Owner) -> Reach:
+        """How the walked loss reaches one optimizer's parameters."""
+        trainable = [each for each in owner.parameters() if each.requires_grad]
+        met = [leaf for each in trainable if (leaf := self.leaves.get(id(each))) is not None]
+        stale = [leaf for leaf in met if leaf.oldest < owner.stepped_at] if owner.stepped_at else []
+        return Reach(
+            optimizer=owner.label,
+            number=owner.number,
+            parameters=len(trainable),
+            reached=len(met),
+            zeroed=sum(not leaf.live for leaf in met),
+            stale=len(stale),
+            step=owner.last_site if stale else None,
+        )

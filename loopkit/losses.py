@@ -1,0 +1,95 @@
+"""When the graph of a loss is read: always where an accumulation window forms, whole in the first updates."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from loopkit.graphwalk import Walk
+from loopkit.ledger import Ledger
+from loopkit.lossgraph import LossGraph, RawLoss
+
+_ALWAYS_WALKED = 4
+"""Updates at the start of a run of which every graph is walked; later those numbered by a power of two."""
+_NOVEL = 64
+"""Updates after one of a new signature that are walked as well, at most: something may have been unfrozen."""
+_WALKS = 32
+"""Walks within one update; a loop that never steps, or a long window, is not walked at every backward."""
+
+
+class Losses:
+    """Reads losses on a schedule.
+
+    Attributes:
+        wanted: whether the next backward is read at all.
+        graph: the instrument that reads.
+        error: why nothing is read any more, or None.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.graph = LossGraph()
+        self.wanted = True
+        self.error: Exception | None = None
+        self._ledger = ledger
+        self._walking = True
+        self._novel = 0
+        self._backwards = 0
+        self._sent: list[Callable[[], object]] = []  # roots of this update, weakly
+
+    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RawLoss | None:
+        """What the graph of the tensors that `torch.autograd.backward` was called with says."""
+        self._backwards += 1
+        if self.error is not None:
+            return None
+        try:
+            given = args[0] if args else kwargs.get("tensors")
+            roots = [given] if isinstance(given, torch.Tensor) else list(given or ())
+            if not roots:
+                return None
+            read = self.graph.factors(roots[0])
+            if self._walking and self._backwards <= _WALKS:
+                self._walk(read, roots, _arguments(args, kwargs))
+            return read
+        except Exception as error:
+            self.error = error  # an unheard-of kind of graph costs these checks, not the others
+            if os.environ.get("LOOPKIT_RAISE"):
+                raise
+            return None
+
+    def _walk(self, read: RawLoss, roots: list[torch.Tensor], asked: dict[str, Any]) -> None:
+        walk = Walk(roots)
+        root = roots[0]
+        read.walked = {
+            "walked": True,
+            "leaf": all(each.grad_fn is None for each in roots),
+            "opaque": tuple(walk.opaque),
+            "zeroes": tuple(walk.zeroes),
+            "reaches": tuple(walk.reach(owner) for owner in self._ledger.owners()),
+            "repeated": any(known() is root for known in self._sent),
+            "retained": bool(asked.get("retain_graph")),
+            "double": bool(asked.get("create_graph")),
+            "selective": asked.get("inputs") is not None,
+        }
+        self._sent.append(weakref.ref(root))
+
+    def closed(self, updates: int, seen: int) -> None:
+        """An update closed, the `updates`-th of the run and the `seen`-th of its signature: plan the next one."""
+        following = updates + 1
+        self._walking = following <= _ALWAYS_WALKED or following & (following - 1) == 0
+        if seen == 1 and self._novel < _NOVEL:
+            self._novel += 1
+            self._walking = True
+        self.wanted = self._walking or self._backwards > 1
+        self._backwards = 0
+        self._sent.clear()
+        self.graph.forget_hooked()
+
+
+def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `torch.autograd.backward` by name."""
+    names = ("tensors", "grad_tensors", "retain_graph", "create_graph", "grad_variables", "inputs")
+    return dict(zip(names, args, strict=False)) | kwargs

@@ -1,0 +1,209 @@
+"""The loss graph: what autograd wrote down of how a loss was made, read just before backward frees it.
+
+`factors` follows the path from the root to where the loss is reduced: a few nodes, cheap enough for every micro-batch
+of an accumulation window (`graphwalk.py` visits all of them, which is not). Constants on the path are kept as they
+are and turned into numbers only when a check gets to see them; one that lives on a device is read then.
+
+Nodes created under saved-tensor hooks (activation checkpointing, offloading) are never asked for what they saved: the
+answer would run the hook.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from loopkit.update import LossReading, LossTerm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Node = Any
+"""`torch.autograd.graph.Node`, whose saved values differ from kind to kind."""
+
+_DEEPEST = 64  # nodes between the root and the reduction that are looked at
+_LONGEST = 8  # terms of a sum
+_RANGES = 256  # of hooked nodes, an update
+_UNCHANGED = frozenset(
+    f"{name}Backward{i}"
+    for name in ("Alias", "Clone", "Expand", "Permute", "Reshape", "ReshapeAlias", "Select", "Squeeze", "ToCopy")
+    for i in range(2)
+) | {"UnsafeViewBackward0", "UnsqueezeBackward0", "ViewBackward0", "SqueezeBackward2", "SqueezeBackward3"}
+"""Nodes that hand a loss on as it is."""
+
+
+class RawTerm(NamedTuple):
+    """One term of a loss as it was read: constants are numbers, or tensors on a device, to be read later."""
+
+    kind: str
+    reduction: str
+    constants: tuple[tuple[Any, bool], ...]
+    valid: Any
+    total: int | None
+
+
+class RawLoss:
+    """What was read of a loss, before anybody asked to know."""
+
+    __slots__ = ("outer", "scaled", "terms", "walked")
+
+    def __init__(self) -> None:
+        self.outer: tuple[tuple[Any, bool], ...] = ()
+        self.terms: tuple[RawTerm, ...] = ()
+        self.scaled = False
+        self.walked: dict[str, Any] = {}
+
+
+class LossGraph:
+    """Reads the graphs of losses.
+
+    Attributes:
+        hooked: ranges of autograd sequence numbers of nodes that were made under saved-tensor hooks.
+    """
+
+    def __init__(self) -> None:
+        self.hooked: list[tuple[int, int]] = []
+        self._scales: list[Callable[[], object]] = []
+        self._opened: list[int] = []
+
+    def scales_with(self, scale: Tensor) -> None:
+        """A GradScaler's scale: a product with this very tensor is no factor of the loss."""
+        self._scales = [known for known in self._scales if known() is not None]
+        if all(known() is not scale for known in self._scales):
+            self._scales.append(weakref.ref(scale))
+
+    def hooks_began(self, number: int) -> None:
+        """Saved-tensor hooks apply to the nodes made from now on."""
+        self._opened.append(number)
+
+    def hooks_ended(self, number: int) -> None:
+        """They apply no more."""
+        if self._opened:
+            began = self._opened.pop()
+            if len(self.hooked) >= _RANGES:  # coarser, and still on the safe side
+                began = min(began, self.hooked.pop()[0])
+            if number > began:
+                self.hooked.append((began, number))
+
+    def forget_hooked(self) -> None:
+        """The graphs of the update that ends are gone."""
+        self.hooked.clear()
+
+    def factors(self, root: Tensor) -> RawLoss:
+        """The constants on the path from `root` to where its terms are reduced."""
+        read = RawLoss()
+        node, constants = self._down(root.grad_fn, read)
+        read.outer = tuple(constants)
+        read.terms = tuple(self._terms(node, read))
+        return read
+
+    def _down(self, node: Node, read: RawLoss) -> tuple[Node, list[tuple[Any, bool]]]:
+        """Follow a path as long as it only scales the loss; the first other node, and the constants met."""
+        constants: list[tuple[Any, bool]] = []
+        for _ in range(_DEEPEST):
+            if node is None:
+                break
+            name = node.name()
+            if name == "NegBackward0":
+                constants.append((-1.0, False))
+            elif name.startswith(("MulBackward", "DivBackward")):
+                onward = self._constant(node, name, constants, read)
+                if onward is None:
+                    break
+                node = onward
+                continue
+            elif name not in _UNCHANGED:
+                break
+            node = node.next_functions[0][0]
+        return node, constants
+
+    def _constant(self, node: Node, name: str, constants: list[tuple[Any, bool]], read: RawLoss) -> Node | None:
+        """The node behind a product with, or a quotient by, one constant number; None where it is something else."""
+        inputs = [each for each, _ in node.next_functions]
+        if len(inputs) == 2 and inputs[0] is None and name == "MulBackward0":
+            onward, saved = inputs[1], "_saved_self"
+        else:
+            onward, saved = inputs[0], "_saved_other"
+        if onward is None or (len(inputs) == 2 and None not in inputs) or self._is_hooked(node):
+            return None
+        value: Any = getattr(node, saved, None)
+        if isinstance(value, torch.Tensor):
+            if value.numel() != 1 or value.requires_grad:
+                return None
+            if any(value is scale() for scale in self._scales):
+                read.scaled = True
+                return onward
+        if value is None:
+            return None
+        constants.append((value, name.startswith("Div")))
+        return onward
+
+    def _terms(self, node: Node, read: RawLoss) -> Iterable[RawTerm]:
+        """The terms of the sum at `node`, or the one that it is."""
+        waiting: list[tuple[Node, tuple[tuple[Any, bool], ...]]] = [(node, ())]
+        found = 0
+        while waiting and found < _LONGEST:
+            at, before = waiting.pop()
+            name = "" if at is None else at.name()
+            if name.startswith(("AddBackward", "SubBackward")):
+                for each, _ in at.next_functions:
+                    if each is not None:
+                        below, constants = self._down(each, read)
+                        waiting.append((below, before + tuple(constants)))
+                continue
+            found += 1
+            yield self._term(at, name, before)
+
+    def _term(self, node: Node, name: str, constants: tuple[tuple[Any, bool], ...]) -> RawTerm:
+        kind = name.partition("Backward")[0]
+        number = getattr(node, "_saved_reduction", None)
+        valid, total = None, None
+        if number is not None:
+            reduction = ("none", "mean", "sum")[number] if number in (0, 1, 2) else ""
+            if kind.startswith("NllLoss") and not self._is_hooked(node):
+                total = node._saved_target.numel()
+                # With class weights this is the sum of weights, and no count.
+                valid = node._saved_total_weight if node._saved_weight is None else None
+        else:
+            reduction = {"Mean": "mean", "Sum": "sum"}.get(kind, "")
+        return RawTerm(kind, reduction, constants, valid, total)
+
+    def _is_hooked(self, node: Node) -> bool:
+        if not self.hooked and not self._opened:
+            return False
+        number = node._sequence_nr()
+        open_now = [(first, number + 1) for first in self._opened]
+        return any(first <= number < last for first, last in self.hooked + open_now)
+
+
+def told(raw: RawLoss) -> LossReading:
+    """A raw reading in the words of checks; constants on a device are read here."""
+    with _disable_current_modes():  # the user's modes must not see our reads
+        return LossReading(
+            factor=_product(raw.outer),
+            terms=tuple(
+                LossTerm(term.kind, term.reduction, _product(term.constants), _number(term.valid), term.total)
+                for term in raw.terms
+            ),
+            scaled=raw.scaled,
+            **raw.walked,
+        )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _product(constants: Iterable[tuple[Any, bool]]) -> float:
+    product = 1.0
+    for value, inverse in constants:
+        number = float(value)
+        if inverse:
+            product = product / number if number else float("nan")
+        else:
+            product *= number
+    return product
