@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loopkit.callsite import CallSites, Site
-from loopkit.history import History, Raw, RawEvent, row
+from loopkit.history import History, Raw, RawEvent, in_words, row
 from loopkit.inputs import Inputs
 from loopkit.ledger import Ledger
 from loopkit.loaders import Loaders
@@ -308,6 +308,12 @@ class Recorder:
         """The run ends: an update that has stepped is judged, one that has not is left out."""
         if self._stepped:
             self.close()
+
+    def open_update(self) -> Update | None:
+        """What happened since the last executed step, if anything did."""
+        if not self._events or self._stepped:
+            return None
+        return Update(self.steps, 0, self.history.updates, 0, in_words(self._events), self._truncated)
 
     def unfinished(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""

@@ -72,6 +72,13 @@ class Run:
         """Plugins that failed, each with the moment and the error."""
         return self.manager.failures
 
+    def open_update(self) -> Update | None:
+        """What happened since the last executed step, as a record whose `seen` is 0; None when nothing did.
+
+        At `run_finished` this is what a loop left undone: a window that was never stepped, a loop that never steps.
+        """
+        return self.recorder.open_update()
+
     def instrument(self, kind: Callable[[], Instrument]) -> Instrument:
         """The run's one object of this class, made on first demand. Plugins may bring classes of their own."""
         if kind not in self._instruments:
