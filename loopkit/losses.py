@@ -47,7 +47,8 @@ class Losses:
             return None
         try:
             given = args[0] if args else kwargs.get("tensors")
-            roots = [given] if isinstance(given, torch.Tensor) else list(given or ())
+            several = [given] if isinstance(given, torch.Tensor) else given or ()
+            roots = [each for each in several if isinstance(each, torch.Tensor)]  # the rest are edges of a graph
             if not roots:
                 return None
             read = self.graph.factors(roots[0])

@@ -14,7 +14,7 @@ import torch
 from loopkit.callsite import CallSites, Site
 from loopkit.history import History, Raw, RawEvent, in_words, row
 from loopkit.inputs import Inputs
-from loopkit.ledger import Ledger
+from loopkit.ledger import Ledger, sequence_number
 from loopkit.loaders import Loaders
 from loopkit.losses import Losses
 from loopkit.opensteps import OpenStep, OpenSteps
@@ -225,6 +225,7 @@ class Recorder:
         self.ledger.consume(owner, step.site)
         owner.steps += 1
         owner.offers += 1
+        owner.stepped_at = sequence_number()
         self.steps += 1
         self._events.append((STEP | owner.bits | reading[1] << 12 | step.site.bits, step.site, reading))
         self._stepped = True
