@@ -210,4 +210,20 @@ def test_every_micro_batch_of_a_window_is_read_and_of_other_updates_few_are() ->
         return graph
 
     assert factors(window=2) == 100
+    assert factors(window=7) == 98 + 2
     assert factors(window=1) < 15
+
+
+def test_a_window_that_begins_late_is_read_from_its_second_update_on() -> None:
+    kept, net = Updates(), model()
+    with loopkit.watch(plugins=[kept], autoload=False):
+        optimizer = torch.optim.SGD(net.parameters())
+        for i, (x, y) in enumerate(batches(100)):
+            loss_of(net(x), y).backward()
+            if i < 40 or i % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+    windows = [len(list(update.losses())) for update in kept.seen if update.number > 40]
+    assert windows[0] in (1, 2)
+    assert windows[1:] == [2] * (len(windows) - 1)
+    assert len(windows) > 3
