@@ -7,14 +7,18 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from loopkit import ranks
 from loopkit.callsite import CallSites
 from loopkit.finding import Finding, Severity
+from loopkit.found import Found
 from loopkit.ledger import Ledger
 from loopkit.manager import Failure, Manager
+from loopkit.parts import Part
 from loopkit.recorder import Recorder
 from loopkit.signature import Signature
 from loopkit.silence import Filter, inline_reason
@@ -33,11 +37,17 @@ class Run:
         steps: optimizer steps executed so far.
         failures: plugins that failed; the run went on without them.
         folder: the working directory when the watch opened.
+        part: another process reports; this one's findings are sent there, and judged by its selection.
+        program: the watch is around a whole program, not a part of one.
+        ending: "complete", "stopped" by a plugin or by Ctrl-C, or "failed" with an exception; as far as is known.
     """
 
-    def __init__(self, manager: Manager, *, filters: list[Filter] | None = None) -> None:
+    def __init__(self, manager: Manager, *, filters: list[Filter] | None = None, part: bool = False) -> None:
         self.manager = manager
         self.folder = os.getcwd()
+        self.part = part
+        self.program = False
+        self.ending = "complete"
         self.filters = filters if filters is not None else []
         self.silenced: list[tuple[Finding, str]] = []
         self.heard: frozenset[str] = frozenset()
@@ -49,7 +59,8 @@ class Run:
         self._ended_ns: int | None = None
         self.thread: int | None = None
         self._instruments: dict[type[Any], Any] = {}
-        self._found: dict[tuple[object, ...], _Found] = {}
+        self._found: dict[tuple[object, ...], Found] = {}
+        self._others: list[Part] = []
         self._not_checked: dict[tuple[str, str], None] = {}
         self.recorder = Recorder(self.instrument(CallSites), self.instrument(Ledger), self._judge)
         self.history = self.recorder.history
@@ -59,13 +70,18 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps executed so far, of all optimizers."""
-        return self.recorder.steps
+        """Optimizer steps executed so far, of all optimizers; at the end with those of other processes."""
+        return self.recorder.steps + sum(part.steps for part in self._others)
+
+    @property
+    def processes(self) -> int:
+        """How many processes executed steps; those that are not this one are known at the end."""
+        return sum(steps > 0 for steps in (self.recorder.steps, *(part.steps for part in self._others)))
 
     @property
     def findings(self) -> list[Finding]:
         """What was found so far, in the order it was first seen, each with its count."""
-        return [found.told(self.history.occurrences) for found in self._found.values()]
+        return [self._told(found) for found in self._found.values()]
 
     @property
     def failures(self) -> list[Failure]:
@@ -87,13 +103,19 @@ class Run:
         """Say that a rule ("*" for all) could not be judged, and why. Repeats are one."""
         self._not_checked.setdefault((rule, why))
 
+    def notes(self) -> list[tuple[str, str]]:
+        """What `could_not_check` was told so far, as rule and reason."""
+        return list(self._not_checked)
+
     # -- what sinks ask ----------------------------------------------------------------------------------
 
     def not_checked(self) -> list[tuple[str, str]]:
         """What could not be checked, as rule and reason."""
-        notes = list(self._not_checked)
+        notes = self.notes()
         recorder = self.recorder
-        if not recorder.steps:
+        if not recorder.steps and (self._others or self.part):
+            pass  # it is the other processes that train
+        elif not recorder.steps:
             notes.append(("*", "no optimizer step was seen"))
         elif not recorder.batches:
             notes.append(("*", "no DataLoader was seen: batches are unknown (loopkit.batches(iterable) shows them)"))
@@ -108,7 +130,10 @@ class Run:
 
     def rows(self) -> list[tuple[str, int]]:
         """The rows of events updates consisted of, with counts, the most frequent first."""
-        return self.history.rows()
+        rows = Counter(dict(self.history.rows()))
+        for part in self._others:
+            rows.update(dict(part.rows))
+        return rows.most_common()
 
     def unfinished_row(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""
@@ -138,29 +163,66 @@ class Run:
         self.busy = False
         self.emit("run_started")
 
-    def finish(self) -> None:
-        """Close: judge the last update, tell the plugins."""
+    def finish(self, gather: Callable[[Run], None] | None = None) -> None:
+        """Close: judge the last update, hear the other processes, tell the plugins: checks first, so that a sink's
+        report is whole.
+
+        Args:
+            gather: calls `merge` if this process is to report for others.
+        """
         try:
             if not self._broken:
                 self.busy = False
                 self.guarded(self.recorder.finish)
             self._ended_ns = time.perf_counter_ns()
+            if gather is not None:
+                self.guarded(lambda: gather(self))
             self.busy = False
-            self.emit("run_finished")
+            self.emit("run_finished", of_checks=True)
+            self.emit("run_finished", of_checks=False)
         finally:
             self.busy = True
+
+    def merge(self, parts: Sequence[Part]) -> None:
+        """Take in what other processes of this run saw: a finding that several showed is one."""
+        self._others = sorted(parts, key=lambda part: (part.rank is None, part.rank, part.process))
+        new: dict[tuple[object, ...], Found] = {}
+        for part in self._others:
+            for finding in part.findings:
+                known = self._found.get(finding.key)
+                if known is None and self._is_shown(finding):
+                    known = self._found[finding.key] = new[finding.key] = Found(finding)
+                if known is not None:
+                    known.elsewhere(finding, part.process)
+            for rule, why in part.not_checked:
+                self.could_not_check(rule, why)
+            self.failures.extend(failure for failure in part.failures if failure not in self.failures)
+        for found in new.values():
+            self.emit("finding_reported", finding=self._told(found))
+
+    def tell(self) -> None:
+        """Tell plugins that came too late all that was found, and that the run has ended."""
+        for finding in self.findings:
+            self.emit("finding_reported", finding=finding)
+        self.busy = False
+        self.emit("run_finished", of_checks=False)
+        self.busy = True
 
     def refresh(self) -> None:
         """Note which hooks anybody implements, after plugins came or went."""
         hooks = [name for name in vars(self.manager.hook) if not name.startswith("_")]
         self.heard = frozenset(name for name in hooks if self.manager.hears(name))
 
-    def emit(self, hook: str, **arguments: Any) -> None:
-        """Call a hook and report what it answers. Events that plugins cause meanwhile are not events."""
+    def emit(self, hook: str, *, of_checks: bool | None = None, **arguments: Any) -> None:
+        """Call a hook and report what it answers. Events that plugins cause meanwhile are not events.
+
+        Args:
+            of_checks: call only plugins that have a rule, or (False) only those that have none.
+        """
         if hook not in self.heard or (self.busy and hook != "finding_reported"):
             return
         with self._occupied():
-            answers = self.manager.call(hook, run=self, **arguments)
+            answers = self.manager.call(hook, of_checks=of_checks, run=self, **arguments)
         for finding in answers:
             self._report(finding, None)
 
@@ -217,20 +279,27 @@ class Run:
     def _report(self, finding: Finding, signature: Signature | None) -> None:
         known = self._found.get(finding.key)
         if known is not None:
-            known.again(signature)
+            known.here(signature)
             return
         if finding.step is None:
             finding = dataclasses.replace(finding, step=self.steps)
-        if finding.rank is None and "RANK" in os.environ:
-            finding = dataclasses.replace(finding, rank=int(os.environ["RANK"]))
+        if finding.rank is None and (rank := ranks.rank()) is not None:
+            finding = dataclasses.replace(finding, rank=rank)
+        if self._is_shown(finding):
+            found = self._found[finding.key] = Found(finding)
+            found.here(signature)
+            self.emit("finding_reported", finding=finding)
+
+    def _is_shown(self, finding: Finding) -> bool:
+        """Whether nothing silences the finding; what does is kept. A part leaves that to the process that reports."""
         reason = next((why for each in self.filters if (why := each.reason(finding.rule))), None)
-        reason = reason or inline_reason(finding)
-        if reason is not None:
-            if all(finding.key != silent.key for silent, _ in self.silenced):
-                self.silenced.append((finding, reason))
-            return
-        self._found[finding.key] = _Found(finding, signature)
-        self.emit("finding_reported", finding=finding)
+        reason = reason or (None if self.part else inline_reason(finding))
+        if reason is not None and all(finding.key != silent.key for silent, _ in self.silenced):
+            self.silenced.append((finding, reason))
+        return reason is None
+
+    def _told(self, found: Found) -> Finding:
+        return found.told(self.history.occurrences, "this process")
 
     def _plugin_failed(self, failure: Failure) -> None:
         self.refresh()
@@ -241,27 +310,6 @@ class Run:
             )
         except (OSError, ValueError):
             pass  # stderr is gone; the report still names it
-
-
-class _Found:
-    """A finding and what its count is made of."""
-
-    def __init__(self, finding: Finding, signature: Signature | None) -> None:
-        self.finding = finding
-        self._times = 0 if signature else 1
-        self._signatures = {signature} if signature else set()
-
-    def again(self, signature: Signature | None) -> None:
-        """Seen once more: a signature stands for all its updates."""
-        if signature is None:
-            self._times += 1
-        else:
-            self._signatures.add(signature)
-
-    def told(self, occurrences: Any) -> Finding:
-        """The finding with its count."""
-        count = self._times + sum(occurrences.get(signature, 0) for signature in self._signatures)
-        return dataclasses.replace(self.finding, count=max(1, count))
 
 
 def graphs_compiled() -> int:

@@ -21,10 +21,10 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"errors", "finding"},
+    {"errors", "finding", "ranks", "asleep"},
     {"hookspecs", "update"},
     {"manager", "silence", "habit"},
-    {"rulebook"},
+    {"rulebook", "parts"},
     {"callsite", "doubt", "signature"},
     {"row", "holdings", "inputs"},
     {"looking"},
@@ -32,11 +32,12 @@ LAYERS = [
     {"reading"},
     {"opensteps", "schedulers", "loaders"},
     {"history"},
-    {"recorder"},
+    {"recorder", "found"},
     {"run"},
     {"taps"},
+    {"processes"},
     {"watching"},
-    {"batching", "script"},
+    {"batching", "script", "joining"},
     {"cli"},
     {"__main__"},
 ]

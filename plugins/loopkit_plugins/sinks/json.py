@@ -62,6 +62,7 @@ def report(run: Run, *, finished: bool) -> dict[str, Any]:
         "loopkit": loopkit.__version__,
         "finished": finished,
         "steps": run.steps,
+        "processes": run.processes,
         "overhead": round(run.overhead(), 5),
         "rows": [{"events": row, "count": count} for row, count in run.rows()],
         "not_checked": [{"rule": rule, "why": why} for rule, why in run.not_checked()] if finished else [],
