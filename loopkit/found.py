@@ -22,7 +22,7 @@ class Found:
         self._times = 0
         self._signatures: set[Signature] = set()
         self._here = False
-        self._elsewhere: list[tuple[int | None, str]] = []
+        self._elsewhere: dict[str, tuple[int | None, str, int]] = {}
 
     def here(self, signature: Signature | None) -> None:
         """Seen in this process: a signature stands for all its updates."""
@@ -32,10 +32,9 @@ class Found:
         else:
             self._signatures.add(signature)
 
-    def elsewhere(self, finding: Finding, process: str) -> None:
-        """Seen in another process, as often as it counted."""
-        self._times += finding.count
-        self._elsewhere.append((finding.rank, process))
+    def elsewhere(self, part: str, finding: Finding, process: str) -> None:
+        """Seen in another process, as often as it counts by now; what its part said before no longer counts."""
+        self._elsewhere[part] = finding.rank, process, finding.count
 
     def told(self, occurrences: Mapping[Signature, int], process: str) -> Finding:
         """The finding with its count, its lowest rank, and in the evidence who else showed it.
@@ -45,10 +44,12 @@ class Found:
             process: what this process is called.
         """
         count = self._times + sum(occurrences.get(signature, 0) for signature in self._signatures)
+        count += sum(times for _, _, times in self._elsewhere.values())
         told = dataclasses.replace(self.finding, count=max(1, count))
         if not self._elsewhere:
             return told
-        origins = [*([(told.rank, process)] if self._here else []), *self._elsewhere]
+        origins = [(rank, name) for rank, name, _ in self._elsewhere.values()]
+        origins += [(told.rank, process)] if self._here else []
         ranks = sorted({rank for rank, _ in origins if rank is not None})
         names = sorted({name for rank, name in origins if rank is None})
         evidence: dict[str, Any] = dict(told.evidence)

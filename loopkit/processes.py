@@ -44,14 +44,24 @@ class PartWriter:
         folder: the run's.
         name: the part's, one of its own for each process.
         process: what to call the process.
-        when_gone: called once the folder is found to be gone: the run is over.
+        when_gone: called when the folder is found to be gone: the run is over.
+        hear: called now and then, to read what others have written.
     """
 
-    def __init__(self, folder: Folder, name: str, process: str, when_gone: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        name: str,
+        process: str,
+        *,
+        when_gone: Callable[[], None] | None = None,
+        hear: Callable[[Run], None] | None = None,
+    ) -> None:
         self._folder = folder
         self._name = name
         self._process = process
         self._when_gone = when_gone
+        self._hear = hear
         self.saved = True
 
     @hookimpl
@@ -68,6 +78,8 @@ class PartWriter:
     def update_finished(self, run: Run) -> None:
         """Bring the counts up to date, ever more rarely."""
         self.write(run)
+        if self._hear is not None:
+            self._hear(run)
 
     @hookimpl
     def run_finished(self, run: Run) -> None:
@@ -92,7 +104,7 @@ class PartWriter:
             self.saved = True
         except OSError as error:
             self.saved = not part.findings
-            if isinstance(error, FileNotFoundError):
+            if isinstance(error, FileNotFoundError) and self._when_gone is not None:
                 self._when_gone()
 
 
@@ -112,7 +124,8 @@ class Processes:
         self._refused = ""
         if self.launch is not None and self.folder() is not None:
             assert self._folder is not None
-            self.writer = PartWriter(self._folder, self._own_name(), f"rank {self.launch.rank}", _nothing)
+            hear = self._hear if ranks.leads() else None
+            self.writer = PartWriter(self._folder, self._own_name(), f"rank {self.launch.rank}", hear=hear)
 
     @classmethod
     def of_child(cls, folder: Folder, when_gone: Callable[[], None]) -> Processes:
@@ -121,7 +134,7 @@ class Processes:
         made.launch, made.reports, made._folder, made._refused = None, False, folder, ""
         # A number may come again while the run lasts; a part must not be lost to another of its name.
         name = f"{os.getpid()}-{os.urandom(4).hex()}"
-        made.writer = PartWriter(folder, name, _name_of_child(), when_gone)
+        made.writer = PartWriter(folder, name, _name_of_child(), when_gone=when_gone)
         return made
 
     def folder(self) -> Folder | None:
@@ -166,7 +179,7 @@ class Processes:
         parts = taken.read()
         taken.remove()
         parts.pop(self._own_name(), None)
-        run.merge(list(parts.values()))
+        run.merge(parts)
         _note_open_ends(run, list(parts.values()))
 
     def _own_name(self) -> str:
@@ -179,6 +192,13 @@ class Processes:
         if leader is None:  # where rank 0 opens no watch, nobody else will tell
             return not run.program
         return not leader.finished and not ranks.alive(leader.pid)
+
+    def _hear(self, run: Run) -> None:
+        """Tell what other ranks have found while they run: a launcher that ends one by force ends them all."""
+        if self._folder is not None:
+            parts = self._folder.read()
+            parts.pop(self._own_name(), None)
+            run.merge(parts)
 
     def saved(self) -> bool:
         """Whether another process can read all that this one has found."""
@@ -219,10 +239,6 @@ def _note_open_ends(run: Run, parts: list[Part]) -> None:
 def _name_of_child() -> str:
     name = multiprocessing.process.current_process().name
     return f"process {os.getpid()}" if name == "MainProcess" else name  # the latter after a bare os.fork()
-
-
-def _nothing() -> None:
-    """A rank goes on without its folder: it will report by itself."""
 
 
 # -- spawned children ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -70,13 +70,8 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps executed so far, of all optimizers; at the end with those of other processes."""
-        return self.recorder.steps + sum(part.steps for part in self._others)
-
-    @property
-    def processes(self) -> int:
-        """How many processes executed steps; those that are not this one are known at the end."""
-        return sum(steps > 0 for steps in (self.recorder.steps, *(part.steps for part in self._others)))
+        """Optimizer steps executed so far in this process, of all optimizers."""
+        return self.recorder.steps
 
     @property
     def findings(self) -> list[Finding]:
@@ -127,6 +122,10 @@ class Run:
         if graphs_compiled() > self._graphs_before:
             notes.append(("*", COMPILED))
         return list(dict.fromkeys(notes))
+
+    def steps_by_process(self) -> list[int]:
+        """The steps of each process that executed any; those of others than this one are known at the end."""
+        return [steps for steps in (self.steps, *(part.steps for part in self._others)) if steps]
 
     def rows(self) -> list[tuple[str, int]]:
         """The rows of events updates consisted of, with counts, the most frequent first."""
@@ -183,17 +182,21 @@ class Run:
         finally:
             self.busy = True
 
-    def merge(self, parts: Sequence[Part]) -> None:
-        """Take in what other processes of this run saw: a finding that several showed is one."""
-        self._others = sorted(parts, key=lambda part: (part.rank is None, part.rank, part.process))
+    def merge(self, parts: Mapping[str, Part]) -> None:
+        """Take in what other processes of this run saw: a finding that several showed is one.
+
+        Args:
+            parts: all of them, by name, as they are now; a later call replaces what an earlier one brought.
+        """
+        self._others = list(parts.values())
         new: dict[tuple[object, ...], Found] = {}
-        for part in self._others:
+        for name, part in sorted(parts.items(), key=lambda item: (item[1].rank is None, item[1].rank, item[0])):
             for finding in part.findings:
                 known = self._found.get(finding.key)
                 if known is None and self._is_shown(finding):
                     known = self._found[finding.key] = new[finding.key] = Found(finding)
                 if known is not None:
-                    known.elsewhere(finding, part.process)
+                    known.elsewhere(name, finding, part.process)
             for rule, why in part.not_checked:
                 self.could_not_check(rule, why)
             self.failures.extend(failure for failure in part.failures if failure not in self.failures)

@@ -89,8 +89,9 @@ def summary(run: Run) -> list[str]:
     findings = run.findings
     counts = Counter(finding.severity for finding in findings)
     found = ", ".join(_counted(counts[each], str(each)) for each in reversed(Severity) if counts[each])
-    processes = f" in {run.processes} processes" if run.processes > 1 else ""
-    lines = ["", f"loopkit  {_counted(run.steps, 'optimizer step')} watched{processes}: {found or 'nothing found'}"]
+    steps = run.steps_by_process()
+    watched = f"{_counted(sum(steps), 'optimizer step')} watched" + (f" in {len(steps)} processes" * (len(steps) > 1))
+    lines = ["", f"loopkit  {watched}: {found or 'nothing found'}"]
     for finding in findings:
         place = f"{relative(finding.place.file, run.folder)}:{finding.place.line}" if finding.place else "(no line)"
         times = f"  in {_counted(finding.count, 'update')}" if finding.count > 1 else ""
