@@ -146,8 +146,11 @@ def _die_of_interrupt() -> None:
 
 
 def _writable(path: Path | None) -> Path | None:
-    """The report's path, absolute: the script may change directory. Refused before the script runs."""
-    if path is None:
+    """The report's path, absolute: the script may change directory. Refused before the script runs.
+
+    Only one process of several may write the file: None in the others.
+    """
+    if path is None or os.environ.get("RANK", "0") != "0":
         return None
     path = path.absolute()
     existed = path.exists()
@@ -158,8 +161,7 @@ def _writable(path: Path | None) -> Path | None:
             path.unlink()
     except OSError as error:
         raise UsageError(f"cannot write --output {str(path)!r}: {error.strerror}") from None
-    # Only one process of several may write the file.
-    return path if os.environ.get("RANK", "0") == "0" else None
+    return path
 
 
 def _sinks(name: str, output: Path | None) -> tuple[list[Any], list[str]]:

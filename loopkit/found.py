@@ -21,12 +21,12 @@ class Found:
         self.finding = finding
         self._times = 0
         self._signatures: set[Signature] = set()
-        self._here = False
+        self._here: list[int | None] = []
         self._elsewhere: dict[str, tuple[int | None, str, int]] = {}
 
-    def here(self, signature: Signature | None) -> None:
+    def here(self, rank: int | None, signature: Signature | None) -> None:
         """Seen in this process: a signature stands for all its updates."""
-        self._here = True
+        self._here = [rank]
         if signature is None:
             self._times += 1
         else:
@@ -49,7 +49,7 @@ class Found:
         if not self._elsewhere:
             return told
         origins = [(rank, name) for rank, name, _ in self._elsewhere.values()]
-        origins += [(told.rank, process)] if self._here else []
+        origins += [(rank, process) for rank in self._here]
         ranks = sorted({rank for rank, _ in origins if rank is not None})
         names = sorted({name for rank, name in origins if rank is None})
         evidence: dict[str, Any] = dict(told.evidence)

@@ -5,7 +5,7 @@
 | the one that opened the watch | at once | for itself and its children |
 | its child, forked or spawned | from the first sign of training on | never: it writes its part |
 | local rank 0 under torchrun | at once | for all ranks of this machine, and their children |
-| another rank | at once | only what would be lost: when it fails (torchrun then kills the others), when rank 0 is gone |
+| another rank | at once | what would be lost: when it fails (torchrun then kills the others) or rank 0 is gone |
 
 There are no collective calls and no locks: parts are files, and whoever reports claims the folder once.
 """
@@ -174,7 +174,7 @@ class Processes:
             self._wait(run)
         taken = self._folder.claim()
         if taken is None:
-            run.could_not_check("*", "another rank had ended before and told by itself what other ranks found")
+            run.could_not_check("*", "another rank had ended before: what it and others found is in its report")
             return
         parts = taken.read()
         taken.remove()

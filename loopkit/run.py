@@ -280,17 +280,16 @@ class Run:
             self._report(finding, signature)
 
     def _report(self, finding: Finding, signature: Signature | None) -> None:
+        rank = finding.rank if finding.rank is not None else ranks.rank()
         known = self._found.get(finding.key)
         if known is not None:
-            known.here(signature)
+            known.here(rank, signature)
             return
-        if finding.step is None:
-            finding = dataclasses.replace(finding, step=self.steps)
-        if finding.rank is None and (rank := ranks.rank()) is not None:
-            finding = dataclasses.replace(finding, rank=rank)
+        step = finding.step if finding.step is not None else self.steps
+        finding = dataclasses.replace(finding, step=step, rank=rank)
         if self._is_shown(finding):
             found = self._found[finding.key] = Found(finding)
-            found.here(signature)
+            found.here(rank, signature)
             self.emit("finding_reported", finding=finding)
 
     def _is_shown(self, finding: Finding) -> bool:

@@ -22,7 +22,7 @@ from tests.loops import adamw, batches, loss_of, model, textbook
 from tests.processes import loops
 from tests.watched import line_of
 
-QUIET = {"skip": ["console"]}
+QUIET = ["console"]
 
 
 def _bare_fork(work: Callable[[], None]) -> int:
@@ -67,7 +67,7 @@ def test_a_bug_in_a_child_is_in_the_parents_report(start: Callable[[Any], Any], 
         def finding_reported(self, finding: Finding) -> None:
             heard.append(finding)
 
-    with loopkit.watch(plugins=[Sink()], **QUIET) as run:
+    with loopkit.watch(plugins=[Sink()], skip=QUIET) as run:
         start(loops.never_clears)
     (finding,) = run.findings
     assert finding.rule == "missing-zero-grad"
@@ -84,7 +84,7 @@ def test_a_bug_in_a_child_is_in_the_parents_report(start: Callable[[Any], Any], 
 
 
 def test_parent_and_child_with_one_bug_make_one_finding() -> None:
-    with loopkit.watch(**QUIET) as run:
+    with loopkit.watch(skip=QUIET) as run:
         loops.never_clears()
         _start(loops.never_clears)
     (finding,) = run.findings
@@ -93,14 +93,14 @@ def test_parent_and_child_with_one_bug_make_one_finding() -> None:
 
 
 def test_a_child_that_is_killed_has_told_what_it_found() -> None:
-    with loopkit.watch(**QUIET) as run:
+    with loopkit.watch(skip=QUIET) as run:
         assert _start(loops.is_killed) == [-9]
     assert [finding.rule for finding in run.findings] == ["missing-zero-grad"]
     assert any("ended early (killed, or by os._exit)" in why for _, why in run.not_checked())
 
 
 def test_a_child_that_is_killed_and_not_waited_for_is_not_taken_for_living() -> None:
-    with loopkit.watch(**QUIET) as run:
+    with loopkit.watch(skip=QUIET) as run:
         pid = os.fork()
         if pid == 0:
             loops.is_killed()
@@ -110,8 +110,10 @@ def test_a_child_that_is_killed_and_not_waited_for_is_not_taken_for_living() -> 
 
 
 @pytest.mark.parametrize(("work", "code"), [(loops.leaves_at_once, 5), (loops.raises, 1)])
-def test_a_childs_exit_code_is_its_own(work: Callable[..., None], code: int, capfd: pytest.CaptureFixture[str]) -> None:
-    with loopkit.watch(**QUIET) as run:
+def test_a_childs_exit_code_is_its_own(
+    work: Callable[..., None], code: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with loopkit.watch(skip=QUIET) as run:
         assert _start(work) == [code]
     assert [finding.rule for finding in run.findings] == ["missing-zero-grad"]
     told = capfd.readouterr().err
@@ -122,7 +124,7 @@ def test_a_childs_exit_code_is_its_own(work: Callable[..., None], code: int, cap
 def test_many_children_on_one_shared_model() -> None:
     net = model()
     net.share_memory()
-    with loopkit.watch(**QUIET) as run:
+    with loopkit.watch(skip=QUIET) as run:
         assert _start(loops.trains_the_shared, "fork", 12, net) == [0] * 12
     (finding,) = run.findings
     assert len(finding.evidence["processes"]) == 12
@@ -130,13 +132,13 @@ def test_many_children_on_one_shared_model() -> None:
 
 
 def test_a_childs_child_is_heard() -> None:
-    with loopkit.watch(**QUIET) as run:
+    with loopkit.watch(skip=QUIET) as run:
         _start(loops.has_a_child)
     assert [finding.rule for finding in run.findings] == ["missing-zero-grad"]
 
 
 def test_a_watch_that_a_child_opens_joins_the_run() -> None:
-    with loopkit.watch(**QUIET) as run:
+    with loopkit.watch(skip=QUIET) as run:
         _start(loops.opens_a_watch)
         _start(loops.opens_a_watch, "spawn")
     (finding,) = run.findings
@@ -144,11 +146,11 @@ def test_a_watch_that_a_child_opens_joins_the_run() -> None:
 
 
 def test_a_childs_findings_are_selected_and_silenced_as_the_parents_are() -> None:
-    with loopkit.watch(ignore=["missing-zero-grad"], **QUIET) as run:
+    with loopkit.watch(ignore=["missing-zero-grad"], skip=QUIET) as run:
         _start(loops.never_clears)
     assert run.findings == []
     assert [reason for _, reason in run.silenced] == ["ignored by name"]
-    with loopkit.watch(**QUIET) as run:
+    with loopkit.watch(skip=QUIET) as run:
         _start(loops.silenced)
     assert run.findings == []
     assert [reason for _, reason in run.silenced] == ["a sum is meant"]
@@ -165,7 +167,7 @@ class CannotLook:
 
 
 def test_what_a_child_could_not_check_and_what_failed_in_it_is_said() -> None:
-    with loopkit.watch(plugins=[CannotLook, Fails], **QUIET) as run:
+    with loopkit.watch(plugins=[CannotLook, Fails], skip=QUIET) as run:
         _start(loops.trains_well)
         _start(loops.trains_well, "spawn")
     assert run.notes().count(("cannot-look", "it is dark")) == 1
@@ -196,14 +198,14 @@ class Needs:
 
 
 def test_a_check_that_cannot_be_made_anew_is_said_not_to_have_looked() -> None:
-    with loopkit.watch(plugins=[Needs(3)], **QUIET) as run:
+    with loopkit.watch(plugins=[Needs(3)], skip=QUIET) as run:
         _start(loops.trains_well)
     assert [rule for rule, why in run.not_checked() if "cannot be made anew" in why] == ["needs-a-number"]
     assert not run.failures
 
 
 def test_a_check_of_the_users_own_looks_in_forked_and_spawned_children() -> None:
-    with loopkit.watch(plugins=[CountsSteps], **QUIET) as run:
+    with loopkit.watch(plugins=[CountsSteps], skip=QUIET) as run:
         _start(loops.trains_well)
         _start(loops.trains_well, "spawn")
     (finding,) = run.findings
@@ -230,7 +232,7 @@ class CountsSteps:
 def test_a_child_that_outlives_the_run_is_left_alone() -> None:
     context = multiprocessing.get_context("fork")
     ours, its = context.Pipe()
-    with loopkit.watch(**QUIET) as run:
+    with loopkit.watch(skip=QUIET) as run:
         child = context.Process(target=loops.trains_when_told, args=(its,), daemon=True)
         child.start()
         assert ours.recv()
@@ -249,7 +251,7 @@ def test_children_train_unwatched_where_no_folder_can_be_made(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
-    with loopkit.watch(**QUIET) as run:
+    with loopkit.watch(skip=QUIET) as run:
         assert _start(loops.never_clears) == [0]
         assert _start(loops.never_clears, "spawn") == [0]
         textbook(2)
@@ -261,7 +263,7 @@ def test_children_train_unwatched_where_no_folder_can_be_made(
 def test_a_folder_that_vanishes_disturbs_nobody(scratch: Path) -> None:
     import shutil
 
-    with loopkit.watch(**QUIET) as run:
+    with loopkit.watch(skip=QUIET) as run:
         _start(loops.trains_well)
         (folder,) = scratch.glob("loopkit-*")
         shutil.rmtree(folder)
@@ -273,7 +275,7 @@ def test_a_folder_that_vanishes_disturbs_nobody(scratch: Path) -> None:
 @pytest.mark.parametrize("how", ["fork", "spawn"])
 def test_workers_of_a_loader_are_not_watched(how: str) -> None:
     told = []
-    with loopkit.watch(**QUIET) as run:
+    with loopkit.watch(skip=QUIET) as run:
         net = model()
         optimizer = adamw(net)
         for told_by in DataLoader(loops.TellsWhatWatchesIt(), 4, num_workers=2, multiprocessing_context=how):
@@ -291,7 +293,7 @@ def test_a_run_without_children_touches_no_disk(monkeypatch: pytest.MonkeyPatch)
         raise AssertionError("a folder was made")
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
-    with loopkit.watch(**QUIET):
+    with loopkit.watch(skip=QUIET):
         textbook(2)
 
 
@@ -326,7 +328,7 @@ def _trained_in_a_child(*, watched: bool) -> str:
 
     child = context.Process(target=work)
     if watched:
-        with loopkit.watch(**QUIET) as run:
+        with loopkit.watch(skip=QUIET) as run:
             child.start()
             told: str = ours.recv()
             child.join()

@@ -83,6 +83,7 @@ def test_rank_0_reports_what_rank_1_found(tmp_path: Path, how: str) -> None:
     assert (report["finished"], report["steps"], report["processes"]) == (True, 12, 2)
     assert done.err.count("missing-zero-grad  (proof") == 1
     assert "12 optimizer steps watched in 2 processes: 1 error" in done.err
+    assert f"in {finding['count']} updates, {'rank 1' if how == 'rank 1' else 'ranks 0, 1'}" in done.err
 
 
 def test_a_rank_that_fails_reports_since_its_launcher_kills_the_others(tmp_path: Path) -> None:
@@ -153,7 +154,9 @@ def test_a_program_waits_for_its_children_as_python_would(tmp_path: Path) -> Non
     done = subprocess.run(
         [sys.executable, "-m", "loopkit", "run", str(script)],
         cwd=tmp_path,
-        env=environment(PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])),
+        env=environment(
+            PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        ),
         capture_output=True,
         text=True,
         timeout=120,
@@ -164,14 +167,14 @@ def test_a_program_waits_for_its_children_as_python_would(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def rank_1(as_rank: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def rank_1(as_rank: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]:
     """A process of the same launch that has a bug, and then stands still inside its watch; its number."""
     parent = os.getpid()
     monkeypatch.setattr(os, "getppid", lambda: parent)  # both are children of one launcher
     as_rank(1)
     pid = os.fork()
     if pid == 0:
-        with loopkit.watch():
+        with (tmp_path / "told.txt").open("w") as sys.stderr, loopkit.watch():
             loops.never_clears(steps=3)
             os.kill(os.getpid(), signal.SIGSTOP)
             loops.never_clears(steps=3)
@@ -187,7 +190,7 @@ def rank_1(as_rank: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 def test_a_rank_that_runs_is_waited_for_but_not_for_ever(
-    rank_1: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    rank_1: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(processes, "PATIENCE", 0.3)
     began = time.monotonic()
@@ -196,10 +199,10 @@ def test_a_rank_that_runs_is_waited_for_but_not_for_ever(
     assert time.monotonic() - began >= 0.3
     assert [finding.rank for finding in run.findings] == [1]
     assert any("rank 1 had not ended" in why for _, why in run.not_checked())
-    assert capfd.readouterr().err == ""
+    assert (tmp_path / "told.txt").read_text() == ""
     os.kill(rank_1, signal.SIGCONT)
     assert os.waitpid(rank_1, 0)[1] == 0
-    told = capfd.readouterr().err  # what could no longer be read, it tells by itself
+    told = (tmp_path / "told.txt").read_text()  # what could no longer be read, it tells by itself
     assert "missing-zero-grad  (proof, step 2, rank 1)" in told
     assert "6 optimizer steps watched" in told
 

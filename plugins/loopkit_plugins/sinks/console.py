@@ -95,7 +95,7 @@ def summary(run: Run) -> list[str]:
     for finding in findings:
         place = f"{relative(finding.place.file, run.folder)}:{finding.place.line}" if finding.place else "(no line)"
         times = f"  in {_counted(finding.count, 'update')}" if finding.count > 1 else ""
-        lines.append(f"  {finding.severity!s:<8} {place}  {finding.rule}{times}")
+        lines.append(f"  {finding.severity!s:<8} {place}  {finding.rule}{times}{_whose(finding)}")
     lines += _loop(run)
     for rule, why in run.not_checked():
         lines.append(f"  not checked  {'' if rule == '*' else rule + ': '}{why}")
