@@ -86,6 +86,14 @@ class CallSites:
         self._verdicts.clear()
         self._last.clear()
 
+    def lines(self) -> dict[str, set[int]]:
+        """The user's files that a call came from or through, and their lines."""
+        found: dict[str, set[int]] = {}
+        for made in self._sites.values():
+            for place in made.chain:
+                found.setdefault(place.file, set()).add(place.line)
+        return found
+
     def here(self, kind: int, *, brief: bool = False) -> Site:
         """The call site of the running torch call; `kind` stands for what it does.
 

@@ -304,6 +304,5 @@ def _importable(check: Any) -> str | None:
     """`module:Class`, or None for a class that another process could not find."""
     if isinstance(check, str):
         return check
-    module = sys.modules.get(check.__module__)
-    found = getattr(module, check.__qualname__, None)
-    return f"{check.__module__}:{check.__qualname__}" if found is check else None
+    module, name = check.__module__, check.__qualname__
+    return f"{module}:{name}" if getattr(sys.modules.get(module), name, None) is check else None

@@ -18,15 +18,15 @@ from loopkit.finding import Finding, Severity
 from loopkit.found import Found
 from loopkit.ledger import Ledger
 from loopkit.manager import Failure, Manager
+from loopkit.notes import Notes
 from loopkit.parts import Part
 from loopkit.recorder import Recorder
+from loopkit.rulebook import rules
 from loopkit.signature import Signature
-from loopkit.silence import Filter, inline_reason
+from loopkit.silence import Filter, Silence, inline_reason, silences
 from loopkit.update import Update
 
 Instrument = TypeVar("Instrument")
-
-COMPILED = "regions inside torch.compile are opaque"
 
 
 class Run:
@@ -55,13 +55,12 @@ class Run:
         self.spent_ns = 0
         self._began_ns = time.perf_counter_ns()
         self._broken = False
-        self._graphs_before = graphs_compiled()
+        self._notes = Notes()
         self._ended_ns: int | None = None
         self.thread: int | None = None
         self._instruments: dict[type[Any], Any] = {}
         self._found: dict[tuple[object, ...], Found] = {}
         self._others: list[Part] = []
-        self._not_checked: dict[tuple[str, str], None] = {}
         self.recorder = Recorder(self.instrument(CallSites), self.instrument(Ledger), self._judge)
         self.history = self.recorder.history
         manager.when_one_fails(self._plugin_failed)
@@ -96,32 +95,41 @@ class Run:
 
     def could_not_check(self, rule: str, why: str) -> None:
         """Say that a rule ("*" for all) could not be judged, and why. Repeats are one."""
-        self._not_checked.setdefault((rule, why))
+        self._notes.add(rule, why)
 
     def notes(self) -> list[tuple[str, str]]:
         """What `could_not_check` was told so far, as rule and reason."""
-        return list(self._not_checked)
+        return self._notes.said()
+
+    def judged(self, rule: str) -> bool:
+        """Whether `rule` was looked for in the whole of this run, and would be shown.
+
+        Not if its check is not loaded or has failed, if it is ignored or not selected, if something kept it from
+        being checked, or if the run trained nothing or did not come to its end.
+        """
+        loaded = {getattr(check, "rule", None) for check in self.manager.checks()}
+        if rule not in loaded or any(each.reason(rule) for each in self.filters):
+            return False
+        hidden = {name for name, _ in self._notes.obstacles(self.instrument(Ledger))} & {rule, "*"}
+        return not hidden and self.ending == "complete" and bool(self.steps_by_process())
+
+    def silences(self) -> list[Silence]:
+        """What the comments in the user's files silence, for each file that an event of this run came from.
+
+        To be asked at the end. A process that does not report knows only a part of what is silenced: none there.
+        """
+        if self.part or self.manager.checks_only:
+            return []
+        known = {*rules(), *(str(getattr(check, "rule", "")) for check in self.manager.checks())}
+        silenced = [finding for finding, _ in self.silenced]
+        lines = self.instrument(CallSites).lines()
+        return [each for file in lines for each in silences(file, lines[file], silenced, known)]
 
     # -- what sinks ask ----------------------------------------------------------------------------------
 
     def not_checked(self) -> list[tuple[str, str]]:
         """What could not be checked, as rule and reason."""
-        notes = self.notes()
-        recorder = self.recorder
-        if not recorder.steps and (self._others or self.part):
-            pass  # it is the other processes that train
-        elif not recorder.steps:
-            notes.append(("*", "no optimizer step was seen"))
-        elif not recorder.batches:
-            notes.append(("*", "no DataLoader was seen: batches are unknown (loopkit.batches(iterable) shows them)"))
-        if recorder.steps and not recorder.forwards:
-            notes.append(("*", "no module was called with gradients on: forward passes are unknown"))
-        for owner in self.instrument(Ledger).owners():
-            for how in owner.doubt.hidden():
-                notes.append(("*", f"gradients of {owner.label} are {how} through .data, which leaves no trace"))
-        if graphs_compiled() > self._graphs_before:
-            notes.append(("*", COMPILED))
-        return list(dict.fromkeys(notes))
+        return self._notes.all(self.recorder, others_train=bool(self._others) or self.part)
 
     def steps_by_process(self) -> list[int]:
         """The steps of each process that executed any; those of others than this one are known at the end."""
@@ -312,10 +320,3 @@ class Run:
             )
         except (OSError, ValueError):
             pass  # stderr is gone; the report still names it
-
-
-def graphs_compiled() -> int:
-    """How many graphs torch.compile has made in this process."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    counters = getattr(dynamo, "counters", None)
-    return int(counters["stats"]["unique_graphs"]) if counters else 0

@@ -222,7 +222,7 @@ class Watch:
             _open = None
             if isinstance(error, StopTraining | KeyboardInterrupt):
                 opened.run.ending = "stopped"
-            elif error is not None:
+            elif error is not None and not (isinstance(error, SystemExit) and not error.code):
                 opened.run.ending = "failed"
             opened.close()
         elif opened is _open:

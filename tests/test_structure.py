@@ -33,6 +33,7 @@ LAYERS = [
     {"opensteps", "schedulers", "loaders"},
     {"history"},
     {"recorder", "found"},
+    {"notes"},
     {"run"},
     {"taps"},
     {"processes"},

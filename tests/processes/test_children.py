@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.spawn import spawn
 from torch.utils.data import DataLoader
 
 import loopkit
@@ -45,7 +46,7 @@ def _start(work: Callable[..., None], how: str = "fork", count: int = 1, *args: 
 
 
 def _torch_spawn(work: Callable[..., None]) -> None:
-    torch.multiprocessing.spawn(work, nprocs=2)
+    spawn(work, nprocs=2)
 
 
 @pytest.mark.parametrize(
