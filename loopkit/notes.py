@@ -17,7 +17,7 @@ class Notes:
 
     def __init__(self) -> None:
         self._said: dict[Note, None] = {}
-        self._graphs_before = _graphs_compiled()
+        self._graphs_before = graphs_compiled()
 
     def add(self, rule: str, why: str) -> None:
         """Repeats are one."""
@@ -33,7 +33,7 @@ class Notes:
         for owner in ledger.owners():
             for how in owner.doubt.hidden():
                 notes.append(("*", f"gradients of {owner.label} are {how} through .data, which leaves no trace"))
-        if _graphs_compiled() > self._graphs_before:
+        if graphs_compiled() > self._graphs_before:
             notes.append(("*", COMPILED))
         return notes
 
@@ -49,7 +49,7 @@ class Notes:
         return list(dict.fromkeys([*self.said(), *notes, *self.obstacles(recorder.ledger)]))
 
 
-def _graphs_compiled() -> int:
+def graphs_compiled() -> int:
     """How many graphs torch.compile has made in this process."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     counters = getattr(dynamo, "counters", None)

@@ -80,7 +80,7 @@ class UnusedSilence:
             place=silence.place,
             subject=silence.rule,
             seen=seen,
-            why="what it was written for is not silenced by it, or is gone, and it will hide the next bug on that line",
+            why="what it was written for is not silenced by it, or is gone, and it hides the next bug on that line",
             remedy=remedy,
             evidence={"rule": silence.rule, "alone": silence.alone, "known": silence.known},
         )
