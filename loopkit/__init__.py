@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from loopkit.update import Event as Event
     from loopkit.update import Kind as Kind
     from loopkit.update import LoaderReading as LoaderReading
+    from loopkit.update import ScheduleReading as ScheduleReading
     from loopkit.update import SchedulerReading as SchedulerReading
+    from loopkit.update import Shape as Shape
     from loopkit.update import StepReading as StepReading
     from loopkit.update import Update as Update
     from loopkit.update import Wipe as Wipe
@@ -56,7 +58,9 @@ _PLACES = {
     "Event": "update",
     "Kind": "update",
     "LoaderReading": "update",
+    "ScheduleReading": "update",
     "SchedulerReading": "update",
+    "Shape": "update",
     "StepReading": "update",
     "Update": "update",
     "Wipe": "update",

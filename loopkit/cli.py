@@ -111,10 +111,12 @@ def _run(options: argparse.Namespace) -> int:
             run.instrument(CallSites).add_user_folder(os.path.dirname(program.attributes["__file__"]))
         try:
             code = script.run(program, words[1:])
+            run.cut_short = code != OK
         except KeyboardInterrupt as error:
-            interrupted = True
+            interrupted = run.cut_short = True
             script.tell(error)
         except StopTraining as request:
+            run.cut_short = True
             print(f"loopkit: stopped: {request.reason}", file=sys.stderr)
     if interrupted:
         _die_of_interrupt()

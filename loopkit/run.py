@@ -18,7 +18,7 @@ from loopkit.manager import Failure, Manager
 from loopkit.recorder import Recorder
 from loopkit.signature import Signature
 from loopkit.silence import Filter, inline_reason
-from loopkit.update import Update
+from loopkit.update import SchedulerReading, Update
 
 Instrument = TypeVar("Instrument")
 
@@ -33,6 +33,7 @@ class Run:
         steps: optimizer steps executed so far.
         failures: plugins that failed; the run went on without them.
         folder: the working directory when the watch opened.
+        cut_short: the program ended by an exception, a failing exit code, Ctrl-C or a plugin's `StopTraining`.
     """
 
     def __init__(self, manager: Manager, *, filters: list[Filter] | None = None) -> None:
@@ -41,6 +42,7 @@ class Run:
         self.filters = filters if filters is not None else []
         self.silenced: list[tuple[Finding, str]] = []
         self.heard: frozenset[str] = frozenset()
+        self.cut_short = False
         self.busy = True  # an event now is not of the user's making; also before the start and after the end
         self.spent_ns = 0
         self._began_ns = time.perf_counter_ns()
@@ -109,6 +111,10 @@ class Run:
     def rows(self) -> list[tuple[str, int]]:
         """The rows of events updates consisted of, with counts, the most frequent first."""
         return self.history.rows()
+
+    def schedules(self) -> list[SchedulerReading]:
+        """The last advance of each scheduler, in the order they were met; of many that are gone, the latest."""
+        return self.recorder.schedules()
 
     def unfinished_row(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""

@@ -122,6 +122,8 @@ class Watch:
         global _open
         opened, filters, added = self._joined.pop()
         opened.watches -= 1
+        if kind is not None:
+            opened.run.cut_short = True
         if opened is _open and opened.watches == 0:
             _open = None
             try:

@@ -25,7 +25,7 @@ LAYERS = [
     {"hookspecs", "update"},
     {"manager", "silence", "habit"},
     {"rulebook"},
-    {"callsite", "doubt", "signature"},
+    {"callsite", "doubt", "horizon", "signature"},
     {"row", "holdings", "inputs"},
     {"looking"},
     {"ledger"},

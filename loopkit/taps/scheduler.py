@@ -1,9 +1,10 @@
 """A learning-rate scheduler's `step` → `scheduler_stepped`.
 
-Constructors call their own `step` once, and `SequentialLR` and `ChainedScheduler` call that of the schedulers
-they hold: neither is an event. Four of torch's schedulers define a `step` of their own and are tapped there. The
-others are heard at the inner `_update_lr` (where torch has it): `LRScheduler.step` warns with `stacklevel=2`, and a
-wrapper around it would make that warning name our file instead of the user's.
+Constructors call their own `step` once, which tells where a scheduler was made, and `SequentialLR` and
+`ChainedScheduler` call that of the schedulers they hold: neither is an event. Four of torch's schedulers define a
+`step` of their own and are tapped there. The others are heard at the inner `_update_lr` (where torch has it):
+`LRScheduler.step` warns with `stacklevel=2`, and a wrapper around it would make that warning name our file instead
+of the user's.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ class _Depth:
 
     def stepped(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         scheduler = args[0]
-        if self._depth or _is_being_built(scheduler):
+        if self._depth:
+            return
+        if _is_being_built(scheduler):
+            run.recorder.scheduler_made(scheduler)
             return
         explicit = len(args) > 1 and args[1] is not None
         if kwargs and not explicit:
