@@ -37,8 +37,17 @@ def run_started(run: Run) -> Answer:
 
 
 @hookspec
+def run_ending(run: Run) -> Answer:
+    """The program is through, and the last update was judged: the time for findings that need to know how it
+    ended. Models and optimizers may be gone. Not called when loopkit itself had failed. Cost: once a run.
+    """
+
+
+@hookspec
 def run_finished(run: Run) -> Answer:
-    """The watch closed, also after an exception. Models and optimizers may be gone. Cost: once a run."""
+    """The watch closed, also after an exception; nothing more is found. Models and optimizers may be gone. Cost:
+    once a run.
+    """
 
 
 @hookspec

@@ -150,6 +150,7 @@ class Run:
             if not self._broken:
                 self.busy = False
                 self.guarded(self.recorder.finish)
+                self.emit("run_ending")
             self._ended_ns = time.perf_counter_ns()
             self.busy = False
             self.emit("run_finished")
