@@ -221,7 +221,7 @@ def _over(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
     """The schedule was over before the run was: with a rate of 0 since, or one that climbs again."""
     shape, advances = life.shape, life.advances
     share = _share(life)
-    if share is not None and share < 1e-9 and not shape.decays:
+    if share is not None and share < 1e-9 and not shape.decays and not shape.climbs:
         end = shape.horizon if shape.horizon is not None and not shape.levels else pace.at_zero
         still = 0 if end is None else round(life.steps * (advances - end) / advances)
         if still >= _AT_ZERO and 10 * still >= life.steps:
@@ -230,7 +230,7 @@ def _over(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
                 "an update at a rate of 0 leaves the weights as they are: the run was over long before its end",
                 "give the schedule the number of times it advances in the whole run",
             )
-    if not shape.climbs or shape.horizon is None or advances < 1.1 * shape.horizon + 2:
+    if not shape.climbs or shape.horizon is None or advances < 1.25 * shape.horizon + 2:
         return None
     unit = _unit(shape.horizon, life, pace)
     if unit is None and advances > 1.9 * shape.horizon:
