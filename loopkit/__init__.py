@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
     from loopkit.run import Run as Run
+    from loopkit.schedule import Epochs as Epochs
+    from loopkit.schedule import ScheduleReading as ScheduleReading
+    from loopkit.schedule import Shape as Shape
     from loopkit.update import Event as Event
     from loopkit.update import Kind as Kind
     from loopkit.update import LoaderReading as LoaderReading
-    from loopkit.update import ScheduleReading as ScheduleReading
     from loopkit.update import SchedulerReading as SchedulerReading
-    from loopkit.update import Shape as Shape
     from loopkit.update import StepReading as StepReading
     from loopkit.update import Update as Update
     from loopkit.update import Wipe as Wipe
@@ -55,12 +56,13 @@ _PLACES = {
     "Habit": "habit",
     "Ledger": "ledger",
     "Run": "run",
+    "Epochs": "schedule",
+    "ScheduleReading": "schedule",
+    "Shape": "schedule",
     "Event": "update",
     "Kind": "update",
     "LoaderReading": "update",
-    "ScheduleReading": "update",
     "SchedulerReading": "update",
-    "Shape": "update",
     "StepReading": "update",
     "Update": "update",
     "Wipe": "update",

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import lr_scheduler as torchs
 
-from loopkit.update import Shape
+from loopkit.schedule import Shape
 
 _NUMBERS = 16  # integers remembered of a user's function
 
@@ -44,6 +44,8 @@ def _shape(scheduler: Any) -> Shape:
     if isinstance(scheduler, torchs.MultiStepLR):
         last = max(scheduler.milestones, default=None)
         return Shape(horizon=_whole(last), levels=True, decays=scheduler.gamma < 1)
+    if isinstance(scheduler, torchs.ReduceLROnPlateau):
+        return Shape(decays=scheduler.factor < 1)
     if isinstance(scheduler, torchs.ExponentialLR):
         return Shape(decays=scheduler.gamma < 1)
     if isinstance(scheduler, torchs.LambdaLR):

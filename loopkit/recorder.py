@@ -89,7 +89,7 @@ class Recorder:
         if self._stepped and not self._open.stack:
             self.close()
         _, number, length = self._loaders.known(loader)
-        self._schedulers.epoch_began(number, length)
+        self._schedulers.epoch_began(number, length, loader)
         if len(self._events) < LONGEST:
             self._events.append((EPOCH | bits_of(number), None, (number, length)))
 

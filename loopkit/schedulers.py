@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,13 +13,15 @@ import torch
 from loopkit.holdings import Owner
 from loopkit.horizon import shape_of
 from loopkit.ledger import Ledger
-from loopkit.update import ScheduleReading, SchedulerReading, Shape
+from loopkit.schedule import Epochs, ScheduleReading, Shape
+from loopkit.update import SchedulerReading
 
 if TYPE_CHECKING:
     from loopkit.callsite import Site
 
 _ENDED = 32  # schedules of schedulers that are gone, kept for the end of the run
 _LOADERS = 64
+_Loader = tuple[int, int, int]  # its number, batches, samples
 RawAdvance = tuple["Schedule", "Site", int, Any, bool, Any, int]
 """An advance, before anybody asked to know: of which schedule, where, offers before it, position, whether it was
 explicit, the rates, and how many backwards had run."""
@@ -47,7 +50,7 @@ class Schedule:
     )
 
     def __init__(
-        self, scheduler: Any, number: int, serial: int, owner: Owner | None, epochs: Counter[tuple[int, int]]
+        self, scheduler: Any, number: int, serial: int, owner: Owner | None, epochs: Counter[_Loader]
     ) -> None:
         self.alive: Callable[[], object] = weakref.ref(scheduler)
         self.name = type(scheduler).__name__
@@ -66,9 +69,10 @@ class Schedule:
         self.explicit = False
         self.last: RawAdvance | None = None
 
-    def epochs_since(self) -> tuple[tuple[int, int], ...]:
-        """How often iterators over loaders were made, and how many batches each of these loaders has."""
-        return tuple((count, length) for (_, length), count in (self.epochs - self.epochs_before).items())
+    def epochs_since(self) -> tuple[Epochs, ...]:
+        """The epochs of each loader since the scheduler was made."""
+        since = self.epochs - self.epochs_before
+        return tuple(Epochs(count, length, samples) for (_, length, samples), count in since.items())
 
 
 class Schedulers:
@@ -79,7 +83,7 @@ class Schedulers:
         self._known: dict[int, Schedule] = {}
         self._ended: deque[Schedule] = deque(maxlen=_ENDED)
         self._met = 0
-        self._epochs: Counter[tuple[int, int]] = Counter()
+        self._epochs: Counter[_Loader] = Counter()
 
     def known(self, scheduler: Any) -> Schedule:
         """What is known of a scheduler."""
@@ -119,10 +123,16 @@ class Schedulers:
         raw = schedule.last = (schedule, site, offers, position, explicit, rates, backwards)
         return raw
 
-    def epoch_began(self, number: int, length: int | None) -> None:
+    def epoch_began(self, number: int, length: int | None, loader: Any) -> None:
         """An iterator over a loader of that many batches was made."""
-        if length and (len(self._epochs) < _LOADERS or (number, length) in self._epochs):
-            self._epochs[number, length] += 1
+        if not length:
+            return
+        samples = 0
+        with suppress(Exception):  # datasets are the user's code, and many have no length
+            samples = len(loader.dataset)
+        key = (number, length, samples)
+        if len(self._epochs) < _LOADERS or key in self._epochs:
+            self._epochs[key] += 1
 
     def lives(self, backwards: int) -> list[SchedulerReading]:
         """The last advance of each scheduler, in the order they were met.
@@ -150,7 +160,7 @@ class Schedulers:
         schedule.shape = shape_of(scheduler)
         groups = getattr(driven_by(scheduler), "param_groups", ())
         schedule.base_rates = _plain(getattr(scheduler, "base_lrs", None)) or _plain(
-            [group.get("initial_lr") for group in groups]
+            [group.get("initial_lr", group.get("lr")) for group in groups]
         )
 
     def _begin_with(self, schedule: Schedule, members: Any, backwards: int) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from loopkit.callsite import Site
+    from loopkit.schedule import ScheduleReading
 
 
 class Kind(enum.StrEnum):
@@ -106,68 +107,6 @@ class StepReading:
     others_fed: bool
     confirmed: bool
     steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a scheduler's own attributes say of its schedule. Lengths are in advances; None where it says nothing.
-
-    Args:
-        horizon: the advance at which it reaches its end (`T_max`, `total_steps`, the last milestone, …).
-        warmup: how long the rate rises at first.
-        every: distance between two decays of a `StepLR`.
-        cycles: it restarts by design and never ends.
-        climbs: past its horizon the rate rises again, as a cosine does.
-        levels: past its horizon the rate stays where it is, at a value that is meant for training.
-        decays: the rate is multiplied again and again by a factor below 1.
-        numbers: integers that the user's own function of a `LambdaLR` can see.
-    """
-
-    horizon: int | None = None
-    warmup: int | None = None
-    every: int | None = None
-    cycles: bool = False
-    climbs: bool = False
-    levels: bool = False
-    decays: bool = False
-    numbers: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleReading:
-    """A scheduler's life until now, from its construction or, where that was not heard, its first advance.
-
-    Args:
-        serial: which scheduler of the run; never given twice, as `SchedulerReading.number` is.
-        driven: `StepReading.number` of the optimizer it drives; -1 where that is not known.
-        made: where it was constructed.
-        site: where it advanced last.
-        shape: of its schedule.
-        base_rates, rates: the rate of each group, to begin with and since the last advance; empty where they are
-            tensors, which are not read.
-        started: its position before the first advance seen: above 0 after a resume.
-        advances: how many there were.
-        explicit: any of them was given a position or a metric.
-        steps: what its optimizer has executed meanwhile, or a GradScaler has skipped.
-        steps_then: as `steps`, at its last advance.
-        backwards: how many have run meanwhile, of the whole program.
-        epochs: how often iterators over loaders were made meanwhile, and how many batches each loader has.
-    """
-
-    serial: int
-    driven: int
-    made: Site | None
-    site: Site
-    shape: Shape
-    base_rates: tuple[float, ...]
-    rates: tuple[float, ...]
-    started: float | None
-    advances: int
-    explicit: bool
-    steps: int
-    steps_then: int
-    backwards: int
-    epochs: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ def test_found_at_the_scheduler_with_where_it_was_made_and_both_counts() -> None
     assert finding.place is not None
     assert finding.place.line == line_of(counts_micro_batches, "scheduler.step()")
     assert finding.places["scheduler made"].line == line_of(counts_micro_batches, "T_max=")
-    assert "horizon of 48, which is the number of micro-batches" in finding.seen
+    assert "ends at advance 48, which is the number of micro-batches" in finding.seen
     assert "12 times, 25.0% of its schedule" in finding.seen
 
 
@@ -143,7 +143,7 @@ def test_found_where_a_cosine_in_epochs_is_stepped_by_batches() -> None:
 def test_found_where_the_rate_is_0_for_most_of_the_run() -> None:
     finding = one(stands_still)
     assert finding.confidence is Confidence.PROOF
-    assert "rate of 0 at advance 16 of 48; 32 of 48 updates did nothing" in finding.seen
+    assert "rate of 0 from advance 16 of 48 on; 32 of 48 updates did nothing" in finding.seen
 
 
 @pytest.mark.parametrize(
@@ -152,19 +152,23 @@ def test_found_where_the_rate_is_0_for_most_of_the_run() -> None:
         ("micro-batches", loop(linear(4, 48), window=3)),
         ("micro-batches", loop(own_cosine(48), window=4)),
         ("micro-batches", loop(warm_then_cosine(8, 40), window=4)),
+        ("samples", loop(cosine(192))),
+        ("samples", loop(linear(10, 192), window=3)),
         ("updates", loop(lambda o: schedules.OneCycleLR(o, 0.1, total_steps=48), per_epoch=True)),
         ("updates", loop(cosine(48), per_epoch=True)),
         ("updates", loop(own_cosine(48), per_epoch=True)),
         ("updates", loop(warm_then_cosine(6, 42), per_epoch=True)),
         ("warms up for 60", loop(linear(60, 48))),
         ("warms up for 100", loop(lambda o: schedules.LinearLR(o, 0.1, 1.0, 100))),
-        ("rate of 0 at advance 12 of 48", loop(lambda o: schedules.PolynomialLR(o, 12))),
-        ("rate of 0 at advance", loop(lambda o: schedules.LambdaLR(o, lambda step: max(0.0, 1 - step / 12)))),
+        ("warms up for 40", loop(lambda o: schedules.LinearLR(o, 0.1, 1.0, 40), per_epoch=True)),
+        ("rate of 0 from advance 12 of 48", loop(lambda o: schedules.PolynomialLR(o, 12))),
+        ("rate of 0 from advance", loop(lambda o: schedules.LambdaLR(o, lambda step: max(0.0, 1 - step / 12)))),
         ("climbs", loop(cosine(12))),
         ("climbs", loop(cosine(30))),
         ("climbs", loop(warm_then_cosine(1, 3))),
-        ("of its base was left", loop(lambda o: schedules.StepLR(o, 2, 0.3))),
-        ("of its base was left", loop(lambda o: schedules.ExponentialLR(o, 0.5))),
+        ("of the base rate was left", loop(lambda o: schedules.StepLR(o, 2, 0.3))),
+        ("of the base rate was left", loop(lambda o: schedules.ExponentialLR(o, 0.5))),
+        ("of the base rate was left", loop(lambda o: schedules.ExponentialLR(o, 0.75))),
         ("last milestone at advance 3", loop(lambda o: schedules.MultiStepLR(o, [2, 3]))),
         ("a decay every 2 advances", loop(lambda o: schedules.StepLR(o, 2, 0.7))),
     ],
@@ -207,11 +211,33 @@ def test_found_with(what: str, function: Callable[[], None]) -> None:
         loop(lambda o: schedules.PolynomialLR(o, 48)),
         loop(lambda o: schedules.LambdaLR(o, lambda step: min(1.0, (step + 1) / 5))),
         loop(lambda o: schedules.MultiplicativeLR(o, lambda step: 0.95)),
-        loop(lambda o: schedules.ReduceLROnPlateau(o), length=0),
+        loop(lambda o: schedules.LinearLR(o, 0.1, 1.0, 10), per_epoch=True),
+        loop(lambda o: schedules.LinearLR(o, 1.0, 0.1, 10)),
     ],
 )
 def test_silent_on(function: Callable[[], None]) -> None:
     assert rules(function) == []
+
+
+@pytest.mark.parametrize("per_epoch", [False, True])
+def test_found_where_a_plateau_is_asked_after_each_batch(per_epoch: bool) -> None:
+    def plateau() -> None:
+        net = model()
+        optimizer = adamw(net)
+        scheduler = schedules.ReduceLROnPlateau(optimizer, patience=1, factor=0.01)
+        for _ in range(4):
+            for x, y in loader(samples=48):
+                optimizer.zero_grad()
+                loss_of(net(x), y).backward()
+                optimizer.step()
+                if not per_epoch:
+                    scheduler.step(1.0)
+            if per_epoch:
+                scheduler.step(1.0)
+
+    found = find(plateau)
+    assert [finding.rule for finding in found] == [RULE] * (not per_epoch)
+    assert per_epoch or "below 2e-05 of its base by advance 8 of 48" in found[0].seen
 
 
 def test_silent_on_a_function_that_converts_epochs_to_updates() -> None:

@@ -108,7 +108,8 @@ def test_found_from_two_lines() -> None:
     finding = one(from_two_lines)
     assert finding.severity is Severity.WARNING
     assert finding.places["second advance"].line == line_of(from_two_lines, "# again")
-    assert "advanced 2 times for each step of AdamW, from two lines: 32 advances, 16 updates" in finding.seen
+    assert "advanced 2 times for each step of AdamW, from two lines, " in finding.seen
+    assert finding.seen.endswith(": 32 advances, 16 updates")
 
 
 def test_found_on_the_other_optimizer_where_the_second_was_made() -> None:

@@ -121,8 +121,9 @@ class SchedulerOutpacesOptimizer:
             seen=f"{reading.scheduler} advanced {pace.times} times for each step of {reading.optimizer}, {where}: "
             f"{life.advances} advances, {life.steps} updates{how}",
             why="warm-up and decay end after a fraction of the updates they were meant for",
-            remedy="call scheduler.step() once, right after optimizer.step()"
-            + (", inside the same if" if pace.other is None else ""),
+            remedy="call scheduler.step() right after optimizer.step(), inside the same if"
+            if pace.other is None
+            else "leave one of the two calls out",
             evidence={
                 "scheduler": reading.scheduler,
                 "optimizer": reading.optimizer,
@@ -151,7 +152,7 @@ class SchedulerOutpacesOptimizer:
             subject=second.scheduler,
             seen=f"two {second.scheduler} drive {second.optimizer} and both advance for each of its steps, while "
             f"{bare}, which steps too, has no scheduler",
-            why=f"the learning rate of {second.optimizer} decays twice as fast, that of {bare} never",
+            why=f"the rate of {second.optimizer} follows both schedules at once, that of {bare} never changes",
             remedy=f"give {bare} to the second scheduler's constructor",
             evidence={
                 "scheduler": second.scheduler,
@@ -202,7 +203,11 @@ def _pace(update: Update, places: list[int]) -> _Pace | None:
 def _verdict(reading: SchedulerReading, pace: _Pace, cut_short: bool) -> tuple[Severity, str, str] | None:
     """How severe it is, what became of the schedule, and between what it advanced; None where no harm is known."""
     life, shape = reading.life, reading.life.shape
-    where = "once a micro-batch of the accumulation window" if pace.other is None else "from two lines"
+    where = (
+        "once a micro-batch of the accumulation window"
+        if pace.other is None
+        else f"from two lines, {pace.site.place} and {pace.other.place}"
+    )
     if life.explicit or shape.cycles or reading.position is None or 4 * life.advances < 5 * life.steps:
         return None
     if shape.horizon is not None and not shape.levels:
