@@ -156,21 +156,12 @@ class Schedulers:
         if isinstance(position, (int, float)):
             schedule.started = float(position) - 1
         if schedule.made is None:
-            self._begin_with(schedule, getattr(scheduler, "_schedulers", ()), backwards)
+            schedule.backwards = backwards
         schedule.shape = shape_of(scheduler)
         groups = getattr(driven_by(scheduler), "param_groups", ())
         schedule.base_rates = _plain(getattr(scheduler, "base_lrs", None)) or _plain(
             [group.get("initial_lr", group.get("lr")) for group in groups]
         )
-
-    def _begin_with(self, schedule: Schedule, members: Any, backwards: int) -> None:
-        """`SequentialLR` and `ChainedScheduler` are built unheard: their life began with their last member's."""
-        schedule.backwards = backwards
-        for member in members if isinstance(members, list | tuple) else ():
-            known = self._known.get(id(member))
-            if known is not None and known.alive() is member and known.made is not None:
-                schedule.made, schedule.offers = known.made, known.offers
-                schedule.backwards, schedule.epochs_before = known.backwards, known.epochs_before
 
 
 def advance_told(raw: RawAdvance, backwards: int | None = None) -> SchedulerReading:

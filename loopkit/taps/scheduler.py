@@ -31,7 +31,16 @@ def install(run: Run) -> Handle:
         # `_update_lr` calls no other scheduler, so nothing need be counted on its way in.
         *(Tap(each, "_update_lr", run, after=depth.stepped) for each in inner),
         *(Tap(each, "step", run, depth.down, depth.up, depth.failed) for each in classes if each not in inner),
+        *(Tap(each, "__init__", run, after=_made) for each in _SILENT),
     )
+
+
+_SILENT = (lr_scheduler.SequentialLR, lr_scheduler.ChainedScheduler, lr_scheduler.ReduceLROnPlateau)
+"""Their constructors call no `step` of their own."""
+
+
+def _made(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    run.recorder.scheduler_made(args[0])
 
 
 class _Depth:

@@ -117,7 +117,7 @@ def test_found_on_the_other_optimizer_where_the_second_was_made() -> None:
     assert finding.place is not None
     assert finding.place.line == line_of(on_the_other_optimizer, "second =")
     assert finding.places["first scheduler"].line == line_of(on_the_other_optimizer, "first =")
-    assert "two ExponentialLR drive AdamW" in finding.seen
+    assert "two ExponentialLR schedulers drive AdamW" in finding.seen
     assert "AdamW #2, which steps too, has no scheduler" in finding.seen
 
 

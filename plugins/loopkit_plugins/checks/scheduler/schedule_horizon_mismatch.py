@@ -100,7 +100,7 @@ class ScheduleHorizonMismatch:
             place=life.site.place,
             places={"scheduler": life.site.place, **({"scheduler made": life.made.place} if life.made else {})},
             subject=reading.scheduler,
-            seen=f"{reading.scheduler} of {reading.optimizer} {verdict.seen}",
+            seen=f"the {reading.scheduler} scheduler of {reading.optimizer} {verdict.seen}",
             why=verdict.why,
             remedy=verdict.remedy,
             evidence={
@@ -182,7 +182,7 @@ def _other_unit(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
     return _Verdict(
         f"ends at advance {count}, which is the number of {unit} of this run, and advanced once {often}: "
         f"{advances} times, {advances / count:.1%} of its schedule",
-        "most of the schedule never happened: the rate hardly decayed, or never left its warm-up",
+        "most of the schedule never happened: the learning rate hardly decayed, or never left its warm-up",
         remedy,
     )
 
@@ -211,7 +211,7 @@ def _inside_warmup(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
     if not (in_updates or (pace.each and advances >= _LEAST)):
         return None
     return _Verdict(
-        f"warms up for {warmup} advances, and the whole run had {advances}"
+        f"warms the learning rate up for {warmup} advances, and the whole run had {advances}"
         + ("" if pace.each else f", in {life.steps} updates"),
         "the rate never reached its full height, and nothing after the warm-up ever happened",
         "make the warm-up a part of the run, such as a tenth of its advances",
@@ -228,7 +228,7 @@ def _still(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
     if still < _STILL or 10 * still < life.steps:
         return None
     return _Verdict(
-        f"was at a rate of 0 from advance {end} of {life.advances} on; {still} of {life.steps} updates did nothing",
+        f"had the learning rate at 0 from advance {end} of {life.advances} on: {still} of {life.steps} updates idle",
         "an update at a rate of 0 leaves the weights as they are: training was over long before the run was",
         "give the schedule the number of times it advances in the whole run",
     )
@@ -242,10 +242,10 @@ def _climbs(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
     unit = _unit(horizon, life, pace)
     if unit is None and advances > 1.9 * horizon:
         return None  # several half-waves may be meant
-    now = f"; the rate is {life.rates[0]:.3g} now" if life.rates else ""
+    now = f"; it is {life.rates[0]:.3g} now" if life.rates else ""
     return _Verdict(
         f"reached its end at advance {horizon}{f' ({unit})' if unit else ''} and went on to {advances}, "
-        f"where a cosine climbs again{now}",
+        f"where a cosine raises the learning rate again{now}",
         "the rate rises at the end of the run, where it should be lowest, or swings up and down all along",
         f"count its horizon in advances, of which there were {advances}"
         + (", or advance once an epoch" if unit else ""),
@@ -274,7 +274,7 @@ def _faded(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
         return None
     every = f" every {life.shape.every} advances" if life.shape.every else ""
     return _Verdict(
-        f"decayed{every} until {share:.1e} of the base rate was left: {advances} advances in {life.steps} updates",
+        f"decayed the learning rate{every} to {share:.1e} of its base: {advances} advances in {life.steps} updates",
         "with so small a rate nothing is learned any more: at least a third of the run was lost",
         "advance it once an epoch, or give its decay in updates",
         Confidence.HEURISTIC,
@@ -297,7 +297,7 @@ def _in_epochs(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
         return None
     return _Verdict(
         f"has {what} and advanced with every update, {an_epoch:g} times in each of {epochs} epochs; {share:.1e} of "
-        "the base rate was left",
+        "the learning rate was left",
         "a schedule that would fit the number of epochs was over, or had decayed several times, within the first one",
         "advance it once an epoch, or count its steps in updates",
         Confidence.HEURISTIC,
@@ -312,8 +312,8 @@ def _starved(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
     if still < _STILL or 2 * still < life.advances:
         return None
     return _Verdict(
-        f"had brought the rate below {STARVED:g} of its base by advance {pace.dead} of {life.advances}: it was given a "
-        "metric after every update",
+        f"had brought the learning rate below {STARVED:g} of its base by advance {pace.dead} of {life.advances}: "
+        "it was given a metric after every update",
         "the loss of single batches goes up and down, so its patience runs out long before training is through",
         "give it a validation metric, once an epoch",
         Confidence.HEURISTIC,
