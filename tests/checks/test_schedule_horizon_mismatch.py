@@ -143,7 +143,7 @@ def test_found_where_a_cosine_in_epochs_is_stepped_by_batches() -> None:
 def test_found_where_the_rate_is_0_for_most_of_the_run() -> None:
     finding = one(stands_still)
     assert finding.confidence is Confidence.PROOF
-    assert "at 0 from advance 16 of 48 on; 32 of 48 updates idle" in finding.seen
+    assert "at 0 from advance 16 of 48 on: 32 of 48 updates idle" in finding.seen
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def _unit(horizon: int, life: ScheduleReading, pace: _Pace) -> str | None:
 def _faded(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
     """A factor was applied until nothing was left of the rate, with a third of the run to come."""
     share, advances = life.share(), life.advances
-    if not life.shape.decays or share is None or advances < 3 * _LEAST:
+    if not life.shape.decays or share is None or advances < 4 * _LEAST:
         return None
     # Each update, and by more than 3 % each time, nobody lets a rate decay on purpose.
     hasty = pace.each and pace.epochs.times >= 2 and share <= 1e-5 and share <= 0.97**advances

@@ -118,8 +118,8 @@ class SchedulerOutpacesOptimizer:
                 **({"scheduler made": life.made.place} if life.made else {}),
             },
             subject=reading.scheduler,
-            seen=f"the {reading.scheduler} scheduler advanced {pace.times} times for each step of {reading.optimizer}, {where}: "
-            f"{life.advances} advances, {life.steps} updates{how}",
+            seen=f"the {reading.scheduler} scheduler advanced {pace.times} times for each step of "
+            f"{reading.optimizer}, {where}: {life.advances} advances, {life.steps} updates{how}",
             why="warm-up and decay end after a fraction of the updates they were meant for",
             remedy="call scheduler.step() right after optimizer.step(), inside the same if"
             if pace.other is None
@@ -150,8 +150,8 @@ class SchedulerOutpacesOptimizer:
                 "first scheduler advances": first.life.site.place,
             },
             subject=second.scheduler,
-            seen=f"two {second.scheduler} schedulers drive {second.optimizer} and both advance for each of its steps, while "
-            f"{bare}, which steps too, has no scheduler",
+            seen=f"two {second.scheduler} schedulers drive {second.optimizer} and both advance for each of its "
+            f"steps, while {bare}, which steps too, has no scheduler",
             why=f"the rate of {second.optimizer} follows both schedules at once, that of {bare} never changes",
             remedy=f"give {bare} to the second scheduler's constructor",
             evidence={
