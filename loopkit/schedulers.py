@@ -109,7 +109,9 @@ class Schedulers:
 
     def advanced(self, scheduler: Any, site: Site, explicit: bool, backwards: int) -> RawAdvance:
         """A scheduler advanced: the tuple to be told later, if anybody asks."""
-        schedule = self.known(scheduler)
+        schedule = self._known.get(id(scheduler))
+        if schedule is None or schedule.alive() is not scheduler:  # as `known` asks, without a call of it each time
+            schedule = self.known(scheduler)
         owner = schedule.owner
         offers = owner.offers if owner is not None else 0
         position = getattr(scheduler, "last_epoch", None)
@@ -153,6 +155,10 @@ class Schedulers:
 
     def _look_at(self, schedule: Schedule, scheduler: Any, position: Any, backwards: int) -> None:
         """Once for each scheduler, at its first advance: its constructor has returned then."""
+        if position is None:  # a ChainedScheduler leaves counting to its members
+            position = next(
+                (getattr(each, "last_epoch", None) for each in getattr(scheduler, "_schedulers", ())), None
+            )
         if isinstance(position, (int, float)):
             schedule.started = float(position) - 1
         if schedule.made is None:

@@ -165,6 +165,7 @@ def test_found_where_the_rate_is_0_for_most_of_the_run() -> None:
         ("at 0 from advance", loop(lambda o: schedules.LambdaLR(o, lambda step: max(0.0, 1 - step / 12)))),
         ("raises", loop(cosine(12))),
         ("raises", loop(cosine(30))),
+        ("raises", loop(lambda o: schedules.ChainedScheduler([schedules.CosineAnnealingLR(o, 4)]))),
         ("raises", loop(warm_then_cosine(1, 3))),
         ("of its base: 48 advances", loop(lambda o: schedules.StepLR(o, 2, 0.3))),
         ("of its base: 48 advances", loop(lambda o: schedules.ExponentialLR(o, 0.5))),

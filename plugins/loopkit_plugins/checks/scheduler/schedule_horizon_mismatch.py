@@ -79,7 +79,7 @@ class ScheduleHorizonMismatch:
         """Judge each scheduler by what it was made for and what became of it."""
         for reading in run.schedules():
             life = reading.life
-            if life.started != 0 or life.shape.cycles or reading.position != life.advances:
+            if life.started != 0 or life.shape.cycles or reading.position not in (life.advances, None):
                 continue
             if life.steps_then < 2 or life.steps < _LEAST or 2 * life.advances >= 3 * life.steps:
                 continue  # it plots, the run is too short, or it outpaces the optimizer, which is another rule's

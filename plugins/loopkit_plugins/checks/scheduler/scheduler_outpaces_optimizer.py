@@ -68,7 +68,9 @@ class SchedulerOutpacesOptimizer:
         for serial, places in advances.items():
             pace = _pace(update, places)
             if pace is not None and self._is_habit(("pace", serial), update, pace.last):
-                self._paces[serial] = pace
+                known = self._paces.get(serial)
+                if known is None or pace.times > known.times:  # the last window of an epoch may be shorter
+                    self._paces[serial] = pace
         self._note_pairs(update, [update.events[places[-1]] for places in advances.values()])
 
     def _note_pairs(self, update: Update, last: list[Event]) -> None:
@@ -208,15 +210,16 @@ def _verdict(reading: SchedulerReading, pace: _Pace, cut_short: bool) -> tuple[S
         if pace.other is None
         else f"from two lines, {pace.site.place} and {pace.other.place}"
     )
-    if life.explicit or shape.cycles or reading.position is None or 4 * life.advances < 5 * life.steps:
+    if life.explicit or shape.cycles or life.started is None or 4 * life.advances < 5 * life.steps:
         return None
+    position = life.started + life.advances if reading.position is None else reading.position
     if shape.horizon is not None and not shape.levels:
         after = round(shape.horizon * life.steps / life.advances)
         how = f"; it reached its end at advance {shape.horizon}, after about {after} of them"
-        if reading.position > 1.05 * shape.horizon + 1:
+        if position > 1.05 * shape.horizon + 1:
             return Severity.WARNING, how, where
         # A OneCycleLR raises past its end.
-        if cut_short and reading.position >= shape.horizon - 1 and reading.scheduler == "OneCycleLR":
+        if cut_short and position >= shape.horizon - 1 and reading.scheduler == "OneCycleLR":
             return Severity.WARNING, how, where
         return None  # counted in the unit in which it advances
     near = [number for number in shape.numbers if number > 3 and abs(number - life.steps) <= 0.02 * number]
