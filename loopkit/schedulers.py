@@ -157,7 +157,7 @@ class Schedulers:
         """Once for each scheduler, at its first advance: its constructor has returned then."""
         if position is None:  # a ChainedScheduler leaves counting to its members
             position = next(
-                (getattr(each, "last_epoch", None) for each in getattr(scheduler, "_schedulers", ())), None
+                (getattr(each, "last_epoch", None) for each in getattr(scheduler, "_schedulers", None) or ()), None
             )
         if isinstance(position, (int, float)):
             schedule.started = float(position) - 1
