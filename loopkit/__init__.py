@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
     from loopkit.run import Run as Run
+    from loopkit.schedule import Epochs as Epochs
+    from loopkit.schedule import ScheduleReading as ScheduleReading
+    from loopkit.schedule import Shape as Shape
     from loopkit.silence import Silence as Silence
     from loopkit.update import Event as Event
     from loopkit.update import Kind as Kind
@@ -58,6 +61,9 @@ _PLACES = {
     "Ledger": "ledger",
     "Run": "run",
     "Silence": "silence",
+    "Epochs": "schedule",
+    "ScheduleReading": "schedule",
+    "Shape": "schedule",
     "Event": "update",
     "Kind": "update",
     "LoaderReading": "update",

@@ -11,8 +11,9 @@ from loopkit.lossgraph import RawLoss
 from loopkit.lossgraph import told as told_of_loss
 from loopkit.reading import told
 from loopkit.row import Rows, row_of
+from loopkit.schedulers import advance_told
 from loopkit.signature import EPOCH, Signature, kind_of, subject_of
-from loopkit.update import Event, LoaderReading, Reading, SchedulerReading, Update
+from loopkit.update import Event, LoaderReading, Reading, Update
 
 SIGNATURES = 4096
 """Signatures remembered; beyond that the oldest is forgotten, and would count as new again."""
@@ -88,6 +89,4 @@ def _told(raw: Raw) -> Reading:
         return told(raw)
     if len(raw) == 2:
         return LoaderReading(*raw)
-    name, number, owner, offers, position, explicit = raw
-    position = float(position) if isinstance(position, (int, float)) else None
-    return SchedulerReading(name, number, owner.label if owner else "", offers, position, explicit)
+    return advance_told(raw)

@@ -38,7 +38,10 @@ def run_started(run: Run) -> Answer:
 
 @hookspec
 def run_finished(run: Run) -> Answer:
-    """The watch closed, also after an exception. Models and optimizers may be gone. Cost: once a run."""
+    """The watch closed, also after an exception, and the last update was judged. Plugins that have a `rule` are
+    called first, unless loopkit itself had failed: what they find now is in every sink's report. Models and
+    optimizers may be gone. Cost: once a run.
+    """
 
 
 @hookspec

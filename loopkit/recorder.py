@@ -40,10 +40,11 @@ from loopkit.update import Update
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from loopkit.update import StepReading
+    from loopkit.update import SchedulerReading, StepReading
 
 LONGEST = 4096
 """Events kept of one update; a loop that never steps, or a very long window, must not grow without bound."""
+_CONSTRUCTION = -1  # for the cache of call sites; no event
 _BATCH: RawEvent = (BATCH, None, None)
 _FORWARD: RawEvent = (FORWARD, None, None)
 _EVALUATION: RawEvent = (EVALUATION, None, None)
@@ -90,6 +91,7 @@ class Recorder:
         if self._stepped and not self._open.stack:
             self.close()
         _, number, length = self._loaders.known(loader)
+        self._schedulers.epoch_began(number, length, loader)
         if len(self._events) < LONGEST:
             self._events.append((EPOCH | bits_of(number), None, (number, length)))
 
@@ -248,12 +250,18 @@ class Recorder:
 
     def scheduler_stepped(self, scheduler: Any, explicit: bool) -> None:
         """A scheduler advanced."""
-        _, number, owner = self._schedulers.known(scheduler)
         site = self.sites.here(SCHEDULER, brief=True)
-        offers = owner.offers if owner is not None else 0
-        raw = (type(scheduler).__name__, number, owner, offers, getattr(scheduler, "last_epoch", None), explicit)
-        shape = (offers == 0) << 12 | explicit << 13
-        self._note(SCHEDULER | bits_of(number) | shape | site.bits, site, raw, opens=SCHEDULER)
+        raw = self._schedulers.advanced(scheduler, site, explicit, self.backwards)
+        shape = (raw[2] == 0) << 12 | explicit << 13
+        self._note(SCHEDULER | bits_of(raw[0].number) | shape | site.bits, site, raw, opens=SCHEDULER)
+
+    def scheduler_made(self, scheduler: Any) -> None:
+        """A scheduler was constructed."""
+        self._schedulers.made(scheduler, self.sites.here(_CONSTRUCTION, brief=True), self.backwards)
+
+    def schedules(self) -> list[SchedulerReading]:
+        """The last advance of each scheduler."""
+        return self._schedulers.lives(self.backwards)
 
     # -- the update --------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from loopkit.recorder import Recorder
 from loopkit.rulebook import rules
 from loopkit.signature import Signature
 from loopkit.silence import Filter, Silence, inline_reason, silences
-from loopkit.update import Update
+from loopkit.update import SchedulerReading, Update
 
 Instrument = TypeVar("Instrument")
 
@@ -76,6 +76,11 @@ class Run:
     def findings(self) -> list[Finding]:
         """What was found so far, in the order it was first seen, each with its count."""
         return [self._told(found) for found in self._found.values()]
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the loop ended before it was through: stopped, interrupted, or with an exception."""
+        return self.ending != "complete"
 
     @property
     def failures(self) -> list[Failure]:
@@ -149,6 +154,10 @@ class Run:
             rows.update(dict(part.rows))
         return rows.most_common()
 
+    def schedules(self) -> list[SchedulerReading]:
+        """The last advance of each scheduler, in the order they were met; of many that are gone, the latest."""
+        return self.recorder.schedules()
+
     def unfinished_row(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""
         return self.recorder.unfinished()
@@ -192,7 +201,8 @@ class Run:
             if gather is not None:
                 self.guarded(lambda: gather(self))
             self.busy = False
-            self.emit("run_finished", of_checks=True)
+            if not self._broken:
+                self.emit("run_finished", of_checks=True)
             self.emit("run_finished", of_checks=False)
         finally:
             self.busy = True

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from loopkit.callsite import Site
+    from loopkit.schedule import ScheduleReading
 
 
 class Kind(enum.StrEnum):
@@ -119,6 +120,7 @@ class SchedulerReading:
         steps_before: steps that optimizer had executed, or a GradScaler had skipped, before this advance.
         position: `last_epoch` after the advance; None where the scheduler has none.
         explicit: the caller gave the position (`step(epoch)`) or a metric.
+        life: of this scheduler until now.
     """
 
     scheduler: str
@@ -127,6 +129,7 @@ class SchedulerReading:
     steps_before: int
     position: float | None
     explicit: bool
+    life: ScheduleReading
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,11 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"errors", "finding", "ranks", "asleep"},
+    {"errors", "finding", "ranks", "asleep", "schedule"},
     {"hookspecs", "update"},
     {"manager", "silence", "habit"},
     {"rulebook", "parts"},
-    {"callsite", "doubt", "signature"},
+    {"callsite", "doubt", "horizon", "signature"},
     {"row", "holdings", "inputs", "lossgraph"},
     {"looking"},
     {"ledger"},

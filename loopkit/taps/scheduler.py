@@ -1,9 +1,10 @@
 """A learning-rate scheduler's `step` → `scheduler_stepped`.
 
-Constructors call their own `step` once, and `SequentialLR` and `ChainedScheduler` call that of the schedulers
-they hold: neither is an event. Four of torch's schedulers define a `step` of their own and are tapped there. The
-others are heard at the inner `_update_lr` (where torch has it): `LRScheduler.step` warns with `stacklevel=2`, and a
-wrapper around it would make that warning name our file instead of the user's.
+Constructors call their own `step` once, which tells where a scheduler was made, and `SequentialLR` and
+`ChainedScheduler` call that of the schedulers they hold: neither is an event. Four of torch's schedulers define a
+`step` of their own and are tapped there. The others are heard at the inner `_update_lr` (where torch has it):
+`LRScheduler.step` warns with `stacklevel=2`, and a wrapper around it would make that warning name our file instead
+of the user's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,16 @@ def install(run: Run) -> Handle:
         # `_update_lr` calls no other scheduler, so nothing need be counted on its way in.
         *(Tap(each, "_update_lr", run, after=depth.stepped) for each in inner),
         *(Tap(each, "step", run, depth.down, depth.up, depth.failed) for each in classes if each not in inner),
+        *(Tap(each, "__init__", run, after=_made) for each in _SILENT),
     )
+
+
+_SILENT = (lr_scheduler.SequentialLR, lr_scheduler.ChainedScheduler, lr_scheduler.ReduceLROnPlateau)
+"""Their constructors call no `step` of their own."""
+
+
+def _made(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    run.recorder.scheduler_made(args[0])
 
 
 class _Depth:
@@ -51,7 +61,10 @@ class _Depth:
 
     def stepped(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         scheduler = args[0]
-        if self._depth or _is_being_built(scheduler):
+        if self._depth:
+            return
+        if _is_being_built(scheduler):
+            run.recorder.scheduler_made(scheduler)
             return
         explicit = len(args) > 1 and args[1] is not None
         if kwargs and not explicit:

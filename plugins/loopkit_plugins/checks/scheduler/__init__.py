@@ -1,3 +1,6 @@
 """Checks of the schedule against the updates."""
 
-CHECKS: tuple[str, ...] = ()
+CHECKS = (
+    "loopkit_plugins.checks.scheduler.schedule_horizon_mismatch:ScheduleHorizonMismatch",
+    "loopkit_plugins.checks.scheduler.scheduler_outpaces_optimizer:SchedulerOutpacesOptimizer",
+)
