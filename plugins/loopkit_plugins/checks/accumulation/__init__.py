@@ -1,3 +1,3 @@
 """Checks of gradient accumulation: how micro-batches become one update."""
 
-CHECKS: tuple[str, ...] = ()
+CHECKS: tuple[str, ...] = ("loopkit_plugins.checks.accumulation.accum_scale_wrong:AccumScaleWrong",)
