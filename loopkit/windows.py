@@ -24,7 +24,8 @@ class Window:
         epoch_at: how many of them stood before an epoch of training began: 0 where that came before the first.
         length: batches that epoch has, where known.
         lost: backwards of the same call that came before that epoch and were cleared unused.
-        dropped: they were cleared before the epoch began, by a call that can have no other purpose.
+        dropped: they were cleared after their epoch, by a call that did not stand before the first one: it can have
+            no other purpose.
         several_loaders: more than one loader feeds the training.
     """
 
@@ -58,6 +59,8 @@ class Window:
         batches ahead, so theirs are told apart by the model's inputs alone.
         """
         inputs, batches = self.reading.inputs, self.reading.batches
+        if self.reading.steps == 1:
+            inputs = inputs[1:]  # until a model is known, what a criterion is given passes for its input
         if len(set(inputs)) < len(inputs) or -1 in inputs:
             return False
         if self.framework or self.size == 1 or not any(batches):
@@ -122,12 +125,15 @@ class Windows:
         self.epochs = 0  # of training, as far as updates were seen
         self._several = False
         self._training: set[int] = set()
+        self._opening: set[Site] = set()  # clears before the run's first backward
 
     def of(self, update: Update) -> Iterator[Window]:
         """The window of each step of the update that is one call's, and that nothing else explains."""
         began = self._epochs(update.events)
         if update.truncated:
             return
+        if update.updates == 1:
+            self._opening = _clears_before_work(update.events)
         for at, event in enumerate(update.events):
             step = event.reading
             if not isinstance(step, StepReading) or not step.fresh or event.site is None:
@@ -149,7 +155,7 @@ class Windows:
         site = events[used[0]].site
         if site is None or any(events[i].site is not site for i in used):
             return None
-        lost, dropped = _lost(events, step, site, [i for i in backwards if i < used[0]], began)
+        lost, clear = _lost(events, step, site, [i for i in backwards if i < used[0]], began)
         # An epoch before what an older, unused backward would be is not this window's.
         first = max((i for i in backwards if i < used[0]), default=-1)
         epoch = max((i for i in began if first < i < used[-1]), default=None)
@@ -162,7 +168,7 @@ class Windows:
             epoch_at=None if epoch is None else sum(i < epoch for i in used),
             length=None if epoch is None else began[epoch].length,
             lost=lost,
-            dropped=dropped,
+            dropped=clear is not None and clear not in self._opening,
             several_loaders=self._several,
         )
 
@@ -187,18 +193,21 @@ class Windows:
         return began
 
 
+def _clears_before_work(events: tuple[Event, ...]) -> set[Site]:
+    """Where gradients were cleared before the first backward."""
+    first = next((i for i, event in enumerate(events) if event.kind is Kind.BACKWARD), 0)
+    return {event.site for event in events[:first] if event.kind is Kind.ZERO_GRAD and event.site is not None}
+
+
 def _lost(
     events: tuple[Event, ...], step: StepReading, site: Site, before: list[int], began: dict[int, LoaderReading]
-) -> tuple[int, bool]:
-    """How many backwards at the end of an epoch were cleared unused, and whether that was all the clear was for."""
+) -> tuple[int, Site | None]:
+    """How many backwards at the end of an epoch were cleared unused, and by which call, if before the next began."""
     wipes = [wipe for wipe in step.wipes if wipe.backward is site and not wipe.claimed and not wipe.in_closure]
     tail = [i for i in before if events[i].site is site]
     epoch = next((i for i in sorted(began) if tail and i > tail[-1]), None)
     if not wipes or epoch is None:
-        return 0, False
+        return 0, None
     cleared = wipes[-1].cleared
-    between = range(tail[-1], epoch)
-    dropped = cleared is not None and any(
-        events[i].kind is Kind.ZERO_GRAD and events[i].site is cleared for i in between
-    )
-    return len([i for i in tail if i < epoch]), dropped
+    at_once = any(events[i].kind is Kind.ZERO_GRAD and events[i].site is cleared for i in range(tail[-1], epoch))
+    return len(tail), cleared if at_once else None

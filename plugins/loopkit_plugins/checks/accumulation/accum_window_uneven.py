@@ -58,12 +58,13 @@ class AccumWindowUneven:
         self._reported: set[int] = set()
 
     @hookimpl
-    def update_finished(self, update: Update) -> Iterator[Finding]:
+    def update_finished(self, run: Run, update: Update) -> None:
         """Note each window's length, and judge its call by what is known of all of them."""
         for window in self._windows.of(update):
             call = self._calls.setdefault((window.reading.number, window.site.number), _Call())
             call.add(window, update)
-            yield from self._judge(call, final=False)
+            for finding in self._judge(call, final=False):
+                run.report(finding)  # not returned: it is not this update that is odd, and its like are not counted
 
     @hookimpl
     def run_finished(self, run: Run) -> Iterator[Finding]:
