@@ -92,22 +92,8 @@ class Window:
         """
         if not self.alike:
             return ()
-        columns = zip(*[shares(loss) for loss in self.losses if loss is not None], strict=True)
+        columns = zip(*[loss.shares() for loss in self.losses if loss is not None], strict=True)
         return tuple(_total(column) for column in columns)
-
-
-def shares(loss: LossReading) -> tuple[float | None, ...]:
-    """The weight of each term's own mean in this loss; None where the reduction is not known."""
-    found: list[float | None] = []
-    for term in loss.terms:
-        factor = loss.factor * term.factor
-        if term.reduction == "mean":
-            found.append(factor)
-        elif term.reduction == "sum" and term.valid is not None and factor != 1:
-            found.append(factor * term.valid)
-        else:
-            found.append(None)
-    return tuple(found)
 
 
 def _total(column: tuple[float | None, ...]) -> float | None:
@@ -152,8 +138,8 @@ class Windows:
         used = backwards[-step.contributions :] if step.contributions else []
         if not used or len(used) < step.contributions:
             return None
-        site = events[used[0]].site
-        if site is None or any(events[i].site is not site for i in used):
+        site = _one_call([events[i].site for i in used])
+        if site is None:
             return None
         lost, clear = _lost(events, step, site, [i for i in backwards if i < used[0]], began)
         # An epoch before what an older, unused backward would be is not this window's.
@@ -185,12 +171,23 @@ class Windows:
                     del pending[last]
             elif event.kind is Kind.BACKWARD and pending:
                 numbers = {reading.number for reading in pending.values()}
-                self._several = self._several or len(numbers) > 1
+                # A number is given anew once its loader is gone, so two iterators made in a row count as well.
+                in_a_row = any(i + 1 in pending for i in pending)
+                self._several = self._several or len(numbers) > 1 or in_a_row
                 self._training |= numbers
                 self.epochs += 1
                 began |= pending
                 pending = {}
         return began
+
+
+def _one_call(sites: list[Site | None]) -> Site | None:
+    """The call that backwards came from; under DDP the last of a window may stand on another line than the rest."""
+    first, last = sites[0], sites[-1]
+    if first is None or last is None or any(site is not first for site in sites[1:-1]):
+        return None
+    beside = (first.place.file, first.place.function) == (last.place.file, last.place.function)
+    return first if first is last or (beside and len(sites) > 2) else None
 
 
 def _clears_before_work(events: tuple[Event, ...]) -> set[Site]:

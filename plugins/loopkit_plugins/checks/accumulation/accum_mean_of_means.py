@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from loopkit import Confidence, Finding, LossReading, LossTerm, Run, Severity, Update, Window, Windows, hookimpl
@@ -143,12 +142,11 @@ def _counts(window: Window) -> tuple[float, ...] | None:
     The end of the data is no pattern: a last micro-batch that is the only smaller one counts as large as the others.
     """
     losses = [loss for loss in window.losses if loss is not None]
-    terms = [_cross_entropy(loss) for loss in losses]
-    known = [(loss, term) for loss, term in zip(losses, terms, strict=True) if term is not None and term.valid]
+    known = [found for loss in losses if (found := _cross_entropy(loss)) is not None]
     if len(known) < len(losses):
         return None
-    weights = [_weight(loss, term) for loss, term in known]
-    if not weights[0] or any(abs(weight / weights[0] - 1) > _CLOSE for weight in weights):
+    weights = [share for share, _ in known]
+    if any(abs(weight / weights[0] - 1) > _CLOSE for weight in weights):
         return None
     counts = [term.valid or 0.0 for _, term in known]
     totals = [term.total or 0 for _, term in known]
@@ -157,13 +155,9 @@ def _counts(window: Window) -> tuple[float, ...] | None:
     return tuple(counts)
 
 
-def _cross_entropy(loss: LossReading) -> LossTerm | None:
-    """The term that keeps its count of targets; None without one, or with several."""
-    found = [term for term in loss.terms if term.valid is not None]
-    return found[0] if len(found) == 1 else None
-
-
-def _weight(loss: LossReading, term: LossTerm) -> float:
-    """How much the mean over its own targets weighs."""
-    factor = loss.factor * term.factor
-    return factor * (term.valid or 0.0) if term.reduction == "sum" else factor
+def _cross_entropy(loss: LossReading) -> tuple[float, LossTerm] | None:
+    """The term that keeps its count of targets, and what its mean weighs; None without one, or with several."""
+    found = [(share, term) for share, term in zip(loss.shares(), loss.terms, strict=True) if term.valid is not None]
+    if len(found) != 1 or not found[0][0] or not found[0][1].valid:
+        return None
+    return found[0][0], found[0][1]

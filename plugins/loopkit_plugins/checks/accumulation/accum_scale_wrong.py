@@ -40,10 +40,10 @@ class AccumScaleWrong:
 
     Left alone
         Any other constant; sums (`reduction="sum"`), and sums divided by a count of the whole window; windows whose
-        length changes; several losses of one batch, several calls, several loaders, tasks with heads of their
-        own, inputs that take a gradient, graphs that are kept, LBFGS, SAM, gradient penalties; of data that came from no
-        loader: two or three backwards, or losses reduced by hand, which may be tasks or episodes; a halved loss in
-        windows of two.
+        length changes; several losses of one batch, several calls, several loaders, tasks with heads of their own,
+        inputs that take a gradient, graphs that are kept, LBFGS, SAM, gradient penalties; of data that came from no
+        loader: two or three backwards, or losses reduced by hand, which may be tasks or episodes; a quarter of a loss
+        in windows of two, which may be half of it, divided once.
 
     What it costs
         Nothing beyond the reading of the loss graph: a few nodes for each backward of a window.
@@ -154,14 +154,13 @@ def _wrong(window: Window) -> float | None:
     weights = window.weights()
     if len(weights) != 1 or weights[0] is None or _ranks() > 1:
         return None
-    weight = weights[0]
+    parts = [share for loss in losses for share in loss.shares() if share is not None]
     if losses[0].terms[0].reduction == "sum":
         # Each a mean by hand, of its own count; or divided by the window's count and by k on top.
-        own = all(abs(loss.factor * loss.terms[0].factor * (loss.terms[0].valid or 0) - 1) < _CLOSE for loss in losses)
-        return weight if own or abs(weight * k - 1) < _CLOSE else None
-    twice = all(abs(loss.factor * loss.terms[0].factor * k * k - 1) < _CLOSE for loss in losses)
+        own = all(abs(part - 1) < _CLOSE for part in parts)
+        return weights[0] if own or abs(weights[0] * k - 1) < _CLOSE else None
     # 1/4 in a window of two is as well half of something, divided by two.
-    return 1 / k if twice and k > 2 else None
+    return 1 / k if k > 2 and all(abs(part * k * k - 1) < _CLOSE for part in parts) else None
 
 
 def _undivided(losses: list[LossReading]) -> bool:
@@ -185,7 +184,8 @@ def _ranks() -> int:
 
 
 def _why_twice(window: Window) -> str:
-    return f"each update is {window.size} times smaller than meant for SGD; Adam hides it, its epsilon and clipping do not"
+    k = window.size
+    return f"each update is {k} times smaller than meant for SGD; Adam hides it, its epsilon and weight decay do not"
 
 
 def _remedy_twice(window: Window) -> str:
