@@ -45,8 +45,13 @@ class Window:
         return len(self.losses)
 
     @property
+    def read_ahead(self) -> bool:
+        """Whether all its batches were there before its first backward, as in HF Trainer."""
+        return self.size > 1 and any(self.reading.batches) and len(set(self.reading.batches)) == 1
+
+    @property
     def framework(self) -> str:
-        """The package whose loop sends the loss backward; "" where the user's does."""
+        """The package that calls `backward` for the user; "" where nobody does."""
         if self.site.framework is None:
             return ""
         return self.site.framework.file.replace("\\", "/").rpartition("-packages/")[2].partition("/")[0]
@@ -55,15 +60,15 @@ class Window:
     def of_micro_batches(self) -> bool:
         """Whether each backward was of other data, so that these are parts of one batch.
 
-        Several losses of one batch, several views of one input and chunks of a sequence are not. Frameworks read
-        batches ahead, so theirs are told apart by the model's inputs alone.
+        Several losses of one batch, several views of one input and chunks of a sequence are not. Accelerate reads a
+        batch ahead and HF Trainer, through it, a whole window: theirs are told apart by the model's inputs alone.
         """
         inputs, batches = self.reading.inputs, self.reading.batches
         if self.reading.steps == 1:
             inputs = inputs[1:]  # until a model is known, what a criterion is given passes for its input
         if len(set(inputs)) < len(inputs) or -1 in inputs:
             return False
-        if self.framework or self.size == 1 or not any(batches):
+        if self.framework == "accelerate" or self.size == 1 or not any(batches):
             return True
         # One read ahead stands beside its successor where an epoch ends.
         return len(set(batches)) >= max(2, len(batches) - 1)

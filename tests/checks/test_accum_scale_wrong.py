@@ -27,7 +27,7 @@ def found(loop: Callable[[], Any]) -> list[Finding]:
 def not_divided() -> None:
     net = model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    for i, (x, y) in enumerate(loader(64)):
+    for i, (x, y) in enumerate(loader(96)):
         loss_of(net(x), y).backward()
         if (i + 1) % 4 == 0:
             optimizer.step()
@@ -37,7 +37,7 @@ def not_divided() -> None:
 def divided_twice() -> None:
     net = model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    for i, (x, y) in enumerate(loader(64)):
+    for i, (x, y) in enumerate(loader(96)):
         loss = loss_of(net(x), y) / 4
         (loss / 4).backward()
         if (i + 1) % 4 == 0:
@@ -284,6 +284,20 @@ def test_silent_in_frameworks_and_found_when_the_user_divides_too(tmp_path: Path
     assert found(lambda: trainers.hf(str(tmp_path), 4)) == []
     assert found(lambda: trainers.accelerate(4)) == []
     assert found(lambda: trainers.lightning(trainers.lightning_module(manual=False), 4)) == []
+
+    class TakesKeywords(trainers.Net):
+        def forward(self, x: Tensor, labels: Tensor, **kwargs: Any) -> dict[str, Tensor]:
+            return super().forward(x, labels)
+
+    def left_to_the_model() -> None:
+        from transformers import Trainer
+
+        arguments = trainers.hf_arguments(str(tmp_path), accumulate=3, steps=6)
+        Trainer(model=TakesKeywords(), args=arguments, train_dataset=trainers.Rows()).train()
+
+    (finding,) = found(left_to_the_model)
+    assert finding.severity is Severity.INFO
+    assert "num_items_in_batch" in finding.remedy
 
     def divides_too() -> None:
         import accelerate

@@ -43,7 +43,8 @@ class AccumScaleWrong:
         length changes; several losses of one batch, several calls, several loaders, tasks with heads of their own,
         inputs that take a gradient, graphs that are kept, LBFGS, SAM, gradient penalties; of data that came from no
         loader: two or three backwards, or losses reduced by hand, which may be tasks or episodes; a quarter of a loss
-        in windows of two, which may be half of it, divided once.
+        in windows of two, which may be half of it, divided once. Under HF Trainer, which does not divide for a model
+        whose `forward` takes keyword arguments, it is only said (info).
 
     What it costs
         Nothing beyond the reading of the loss graph: a few nodes for each backward of a window.
@@ -85,18 +86,19 @@ class AccumScaleWrong:
         assert step is not None
         twice = weight < 1
         times = f"1/{round(1 / weight)} of" if twice else f"{weight:.1f} times"
-        how = "constants on its path make that of" if twice else "no loss was divided:"
+        how = "each loss was divided more than once" if twice else "no loss was divided"
+        trainer = window.read_ahead and not twice
         return Finding(
             rule=self.rule,
-            severity=self.severity,
+            severity=Severity.INFO if trainer else self.severity,
             confidence=self.confidence,
             place=place,
             places={"backward": place, "step": step.place},
             subject=window.reading.optimizer,
-            seen=f"the step at {step.place} used {k} backwards at {place}; {how} "
+            seen=f"the step at {step.place} used {k} backwards at {place}; {how}: "
             f"the gradient is {times} the mean over the window",
             why=_why_twice(window) if twice else _WHY_NOT,
-            remedy=_remedy_twice(window) if twice else _REMEDY_NOT.format(k=k),
+            remedy=_remedy_twice(window) if twice else _REMEDY_TRAINER if trainer else _REMEDY_NOT.format(k=k),
             evidence={
                 "optimizer": window.reading.optimizer,
                 "micro_batches": k,
@@ -114,6 +116,10 @@ _WHY_NOT = (
     "Adam hides it, clipping and weight decay do not"
 )
 _REMEDY_NOT = "divide each loss by {k} before backward, in one place, and multiply a rate tuned for the sum by {k}"
+_REMEDY_TRAINER = (
+    "HF Trainer leaves the division to a model that takes keyword arguments: let its loss use num_items_in_batch, "
+    "or pass a compute_loss_func that does"
+)
 
 
 @dataclass
@@ -190,5 +196,6 @@ def _why_twice(window: Window) -> str:
 
 def _remedy_twice(window: Window) -> str:
     if window.framework:
-        return f"leave the division to {window.framework}, which does it: send the loss back as it is"
+        who = "HF Trainer" if window.read_ahead else window.framework
+        return f"leave the division to {who}, which does it: hand over the loss as it is"
     return f"divide once: by {window.size}, or by the count of the whole window"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from loopkit import Confidence, Finding, Kind, Run, Severity, Site, Update, Window, Windows, hookimpl
 
 _SURE = 3  # windows of the usual length before an odd one is called odd
-_RARE = 20  # what touches no more than one of so many does little harm
+_RARE = 20  # less than the weight of one update, or one batch, of so many does little harm
 _SHAPES = 64  # signatures of one call; a loop with more has no usual window
 _CLOSE = 1e-3
 
@@ -41,8 +41,9 @@ class AccumWindowUneven:
         A smaller last window whose losses are divided by its real size; windows of ever-changing length (batches of
         so many tokens); a batch skipped within an epoch; a window of the usual length that crosses an epoch; loops
         that end early; several losses of one batch, LBFGS, SAM. What is rare or was asked for is only said (info): a
-        tail that is cleared by a call of its own after the epoch, one micro-batch of twenty or fewer; and a framework
-        that gives a short last window its smaller weight, if not in more than one of twenty updates.
+        tail that is cleared by a call of its own after the epoch; what comes to less than one batch, or the weight of
+        one update, of twenty; a last window that weighs more than half of a full one, or was seen once. Accelerate
+        and Lightning divide a short last window by the full length: that is told as theirs. HF Trainer does not.
 
     What it costs
         Nothing beyond the ledger and the reading of losses in windows.
@@ -141,13 +142,12 @@ class _Call:
     shapes: dict[Hashable, _Shape] = field(default_factory=dict)
     site: Site | None = None
     steps: int = 0
-    foreign: bool = False  # not micro-batches, or never alike
+    others: int = 0  # windows that are not of micro-batches, or look so where batches are read ahead
 
     def add(self, window: Window, update: Update) -> None:
         self.site, self.steps = window.site, window.reading.steps
-        self.foreign = self.foreign or not window.of_micro_batches or len(self.shapes) >= _SHAPES
-        if self.foreign:
-            self.shapes.clear()
+        if not window.of_micro_batches or len(self.shapes) >= _SHAPES:
+            self.others += 1
             return
         shape = self.shapes.setdefault((update.signature, window.size), _Shape(window, update.number, 0))
         shape.count = update.seen
@@ -171,7 +171,11 @@ class _Call:
     def regular(self) -> bool:
         """Whether the windows within an epoch are of one length, of two micro-batches at least."""
         k = self.usual()
-        return not self.foreign and k > 1 and all(self._explained(shape.window, k) for shape in self.shapes.values())
+        return (
+            self.others < len(self.shapes) < _SHAPES
+            and k > 1
+            and all(self._explained(shape.window, k) for shape in self.shapes.values())
+        )
 
     def _explained(self, window: Window, k: int) -> bool:
         at_an_edge = window.epoch_at is not None or window.reading.steps == 1
@@ -185,8 +189,8 @@ class _Call:
         k = self.usual()
         return [shape for shape in self.shapes.values() if shape.window.size == k]
 
-    def _harm(self, odd: int, out_of: int, at_least: int = 1) -> Severity:
-        return Severity.WARNING if odd >= at_least and odd * _RARE > out_of else Severity.INFO
+    def _harm(self, odd: float, out_of: int) -> Severity:
+        return Severity.WARNING if odd * _RARE > out_of else Severity.INFO
 
     def first(self) -> _Oddity | None:
         """An epoch's first window, or the run's, holds one micro-batch, and the others more."""
@@ -244,7 +248,7 @@ class _Call:
         return _Oddity(
             shape.window,
             shape.number,
-            self._harm(sum(each.count for each in longer), self.steps),
+            self._harm(sum(each.count for each in longer) * (size / k - 1), self.steps),
             seen=f"the first window after an epoch holds {size} micro-batches, {size - k} of them left over from the "
             f"epoch before; the others hold {k}",
             why=f"its update weighs {size / k:.2f} times the others'",
@@ -264,12 +268,13 @@ class _Call:
         weight = _weight(shape.window)
         if weight is None or abs(weight - r / k) > _CLOSE:
             return None
-        harm = self._harm(sum(each.count for each in short), self.steps, at_least=2)
+        times = sum(each.count for each in short)
+        harm = self._harm(times * (1 - weight), self.steps)
         who = f"{shape.window.framework} divides" if shape.window.framework else "its losses are divided"
         return _Oddity(
             shape.window,
             shape.number,
-            harm if 2 * r <= k else Severity.INFO,
+            harm if times > 1 and 2 * r <= k else Severity.INFO,
             seen=f"the last window of an epoch holds {r} of {k} micro-batches, and {who} by {k} there too: "
             f"its update weighs {weight:.2g} of a full one",
             why="the last update of each epoch is too small for SGD, and too small beside weight decay and clipping",
