@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
     from loopkit.run import Run as Run
+    from loopkit.silence import Silence as Silence
     from loopkit.update import Event as Event
     from loopkit.update import Kind as Kind
     from loopkit.update import LoaderReading as LoaderReading
@@ -58,6 +59,7 @@ _PLACES = {
     "Habit": "habit",
     "Ledger": "ledger",
     "Run": "run",
+    "Silence": "silence",
     "Event": "update",
     "Kind": "update",
     "LoaderReading": "update",

@@ -21,10 +21,10 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"errors", "finding"},
+    {"errors", "finding", "ranks", "asleep"},
     {"hookspecs", "update"},
     {"manager", "silence", "habit", "windows"},
-    {"rulebook"},
+    {"rulebook", "parts"},
     {"callsite", "doubt", "signature"},
     {"row", "holdings", "inputs", "lossgraph"},
     {"looking"},
@@ -32,11 +32,13 @@ LAYERS = [
     {"reading", "graphwalk"},
     {"opensteps", "schedulers", "loaders", "losses"},
     {"history"},
-    {"recorder"},
+    {"recorder", "found"},
+    {"notes"},
     {"run"},
     {"taps"},
+    {"processes"},
     {"watching"},
-    {"batching", "script"},
+    {"batching", "script", "joining"},
     {"cli"},
     {"__main__"},
 ]
