@@ -89,6 +89,7 @@ SNAPSHOTS = {
     "accum-window-uneven-first": steps_on_the_first,
     "accum-window-uneven-lost": loses_the_tail,
     "accum-window-uneven-leaked": leaks_the_tail,
+    "accum-window-uneven-pending": never_steps_the_tail,
 }
 
 
