@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from loopkit.update import Wipe as Wipe
     from loopkit.watching import current_run as current_run
     from loopkit.watching import watch as watch
+    from loopkit.windows import Window as Window
+    from loopkit.windows import Windows as Windows
 
 __version__ = "0.1.0"
 
@@ -76,6 +78,8 @@ _PLACES = {
     "Wipe": "update",
     "current_run": "watching",
     "watch": "watching",
+    "Window": "windows",
+    "Windows": "windows",
 }
 __all__ = ["__version__", *_PLACES]
 

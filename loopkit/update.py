@@ -221,6 +221,18 @@ class LossReading:
     double: bool = False
     selective: bool = False
 
+    def shares(self) -> tuple[float | None, ...]:
+        """The weight of each term's own mean in this loss; None where its reduction is not known, or a pure sum."""
+        return tuple(self._share(term) for term in self.terms)
+
+    def _share(self, term: LossTerm) -> float | None:
+        factor = self.factor * term.factor
+        if term.reduction == "mean":
+            return factor
+        if term.reduction == "sum" and term.valid is not None and factor != 1:
+            return factor * term.valid
+        return None
+
 
 Reading = StepReading | SchedulerReading | LoaderReading | LossReading | None
 

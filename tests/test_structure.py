@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LAYERS = [
     {"errors", "finding", "ranks", "asleep", "schedule"},
     {"hookspecs", "update"},
-    {"manager", "silence", "habit"},
+    {"manager", "silence", "habit", "windows"},
     {"rulebook", "parts"},
     {"callsite", "doubt", "horizon", "signature"},
     {"row", "holdings", "inputs", "lossgraph"},
