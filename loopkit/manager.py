@@ -11,7 +11,7 @@ import importlib
 import importlib.metadata
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,22 +187,28 @@ class Manager:
         if guard is not None:
             self._pluggy.unregister(guard)
 
-    def call(self, hook: str, *, of_checks: bool | None = None, **arguments: Any) -> list[Finding]:
-        """Call a hook; the findings of all plugins, or of checks alone (True), or of all others (False).
+    def call(self, hook: str, **arguments: Any) -> list[Finding]:
+        """Call a hook; the findings of all plugins.
 
         Raises:
             StopTraining: a plugin asked for it; the others were called all the same.
         """
-        caller = getattr(self.hook, hook)
-        if of_checks is not None:
-            guards = [guard for _, guard in self._pluggy.list_name_plugin() if isinstance(guard, _Guard)]
-            others = [guard for guard in guards if _is_check(guard.plugin) is not of_checks]
-            caller = self._pluggy.subset_hook_caller(hook, remove_plugins=others)
-        answers: list[Sequence[Finding]] = caller(**arguments)
+        answers: list[Sequence[Finding]] = getattr(self.hook, hook)(**arguments)
         if self.stop is not None:
             stop, self.stop = self.stop, None
             raise stop
         return [finding for answer in answers for finding in answer]
+
+    def call_in_turn(self, hook: str, *, checks: bool, **arguments: Any) -> Iterator[list[Finding]]:
+        """Call a hook of checks alone, or of all others; what one finds is taken before the next is called."""
+        every = [
+            impl.plugin for impl in reversed(getattr(self.hook, hook).get_hookimpls())
+        ]  # pluggy's order of calls
+        for plugin in every:
+            if isinstance(plugin, _Guard) and _is_check(plugin.plugin) is checks:
+                caller = self._pluggy.subset_hook_caller(hook, [each for each in every if each is not plugin])
+                yield [finding for answer in caller(**arguments) for finding in answer]
+        self.stop = None  # there is nothing left to stop
 
     def _free(self, name: str) -> str:
         names = {known for known, _ in self._pluggy.list_name_plugin()}

@@ -202,10 +202,16 @@ class Run:
                 self.guarded(lambda: gather(self))
             self.busy = False
             if not self._broken:
-                self.emit("run_finished", of_checks=True)
-            self.emit("run_finished", of_checks=False)
+                self._finished(checks=True)
+            self._finished(checks=False)
         finally:
             self.busy = True
+
+    def _finished(self, *, checks: bool) -> None:
+        with self._occupied():
+            for answers in self.manager.call_in_turn("run_finished", checks=checks, run=self):
+                for finding in answers:
+                    self._report(finding, None)
 
     def merge(self, parts: Mapping[str, Part]) -> None:
         """Take in what other processes of this run saw: a finding that several showed is one.
@@ -232,25 +238,19 @@ class Run:
         """Tell plugins that came too late all that was found, and that the run has ended."""
         for finding in self.findings:
             self.emit("finding_reported", finding=finding)
-        self.busy = False
-        self.emit("run_finished", of_checks=False)
-        self.busy = True
+        self._finished(checks=False)
 
     def refresh(self) -> None:
         """Note which hooks anybody implements, after plugins came or went."""
         hooks = [name for name in vars(self.manager.hook) if not name.startswith("_")]
         self.heard = frozenset(name for name in hooks if self.manager.hears(name))
 
-    def emit(self, hook: str, *, of_checks: bool | None = None, **arguments: Any) -> None:
-        """Call a hook and report what it answers. Events that plugins cause meanwhile are not events.
-
-        Args:
-            of_checks: call only plugins that have a rule, or (False) only those that have none.
-        """
+    def emit(self, hook: str, **arguments: Any) -> None:
+        """Call a hook and report what it answers. Events that plugins cause meanwhile are not events."""
         if hook not in self.heard or (self.busy and hook != "finding_reported"):
             return
         with self._occupied():
-            answers = self.manager.call(hook, of_checks=of_checks, run=self, **arguments)
+            answers = self.manager.call(hook, run=self, **arguments)
         for finding in answers:
             self._report(finding, None)
 

@@ -180,3 +180,24 @@ def test_silent_on_a_comment_that_silences_a_child_processs_finding() -> None:
         loops.trains_well()
     assert run.findings == []
     assert [reason for _, reason in run.silenced] == ["a sum is meant"]
+
+
+def test_a_comment_that_silences_what_is_found_at_the_end_is_used(tmp_path: Path) -> None:
+    class AtTheEnd:
+        """Finds something on a given line when the run has ended."""
+
+        rule = "at-the-end"
+
+        @hookimpl
+        def run_finished(self, run: Run) -> Finding:
+            place = loopkit.Place(str(script), 4)
+            return Finding(self.rule, Severity.WARNING, Confidence.FACT, "", "", "", place=place)
+
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from tests.loops import textbook\n\n\ntextbook()  # loopkit: ignore[at-the-end] known\n", encoding="utf-8"
+    )
+    with loopkit.watch(plugins=[AtTheEnd()], skip=["console"]) as run:
+        runpy.run_path(str(script))
+    assert run.findings == []
+    assert [reason for _, reason in run.silenced] == ["known"]

@@ -44,7 +44,7 @@ class UnusedSilence:
     severity = Severity.INFO
     confidence = Confidence.FACT
 
-    @hookimpl
+    @hookimpl(trylast=True)
     def run_finished(self, run: Run) -> Iterator[Finding]:
         """Judge each rule that a comment names."""
         for silence in run.silences():
