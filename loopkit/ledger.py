@@ -199,11 +199,13 @@ class Ledger:
         """A step with a closure closed or failed."""
         self.now.closures = max(0, self.now.closures - 1)
 
-    def consume(self, owner: Owner, site: Site | None) -> None:
+    def consume(self, owner: Owner, site: Site | None, *, executed: bool = True) -> None:
         """A step of `owner` was executed, or skipped by its GradScaler: its gradients are used from now on."""
         self.now.tick += 1
         if owner.keeps_grads is None:
             owner.keeps_grads = owner.stock and not _unscales_itself(owner)
+        if executed:
+            owner.moved(sequence_number())
         if owner.uniform is not None:
             if owner.uniform.fresh:
                 owner.uniform = self._use(owner.uniform)
@@ -218,7 +220,6 @@ class Ledger:
             owner.wiped.clear()
         owner.last_site = site
         owner.last_tick = self.now.tick
-        owner.stepped_at = sequence_number()
         if owner.doubt.sampling:
             owner.doubt.used(owner)
 

@@ -12,6 +12,7 @@ import torch
 from loopkit.graphwalk import Walk
 from loopkit.ledger import Ledger
 from loopkit.lossgraph import LossGraph, RawLoss
+from loopkit.weights import Weights
 
 _ALWAYS_WALKED = 4
 """Updates at the start of a run of which every graph is walked; later those numbered by a power of two."""
@@ -28,6 +29,8 @@ class Losses:
         wanted: whether the next backward is read at all.
         graph: the instrument that reads.
         error: why nothing is read any more, or None.
+        walking: whether graphs are walked whole in this update.
+        weights: what the parameters were when the last forward ended, while walking.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -35,7 +38,8 @@ class Losses:
         self.wanted = True
         self.error: Exception | None = None
         self._ledger = ledger
-        self._walking = True
+        self.walking = True
+        self.weights = Weights(ledger)
         self._novel = 0
         self._backwards = 0
         self._sent: list[Callable[[], object]] = []  # roots of this update, weakly
@@ -51,14 +55,28 @@ class Losses:
             if not roots:
                 return None
             read = self.graph.factors(roots[0])
-            if self._walking and self._backwards <= _WALKS:
+            if self.walking and self._backwards <= _WALKS:
                 self._walk(read, roots, _arguments(args, kwargs))
             return read
         except Exception as error:
-            self.error = error  # an unheard-of kind of graph costs these checks, not the others
-            if os.environ.get("LOOPKIT_RAISE"):
-                raise
+            self._fail(error)
             return None
+
+    def forward_ended(self) -> None:
+        """The outermost forward ended, in an update whose graphs are walked: remember what the weights are."""
+        if self.error is not None:
+            return
+        try:
+            self.weights.remember()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """An unheard-of kind of graph or tensor costs these checks, not the others."""
+        self.error = error
+        self.weights.forget()
+        if os.environ.get("LOOPKIT_RAISE"):
+            raise error
 
     def _walk(self, read: RawLoss, roots: list[torch.Tensor], asked: dict[str, Any]) -> None:
         walk = Walk(roots)
@@ -74,16 +92,19 @@ class Losses:
             "double": bool(asked.get("create_graph")),
             "selective": asked.get("inputs") is not None,
         }
+        read.changed = self.weights.changed(walk)
         self._sent.append(weakref.ref(root))
 
     def closed(self, updates: int, seen: int) -> None:
         """An update closed, the `updates`-th of the run and the `seen`-th of its signature: plan the next one."""
         following = updates + 1
-        self._walking = following <= _ALWAYS_WALKED or following & (following - 1) == 0
+        self.walking = following <= _ALWAYS_WALKED or following & (following - 1) == 0
         if seen == 1 and self._novel < _NOVEL:
             self._novel += 1
-            self._walking = True
-        self.wanted = self._walking or self._backwards > 1
+            self.walking = True
+        if not self.walking:
+            self.weights.forget()
+        self.wanted = self.walking or self._backwards > 1
         self._backwards = 0
         self._sent.clear()
         self.graph.forget_hooked()

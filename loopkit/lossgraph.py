@@ -10,7 +10,9 @@ answer would run the hook.
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,13 +51,14 @@ class RawTerm(NamedTuple):
 class RawLoss:
     """What was read of a loss, before anybody asked to know."""
 
-    __slots__ = ("outer", "scaled", "terms", "walked")
+    __slots__ = ("changed", "outer", "scaled", "terms", "walked")
 
     def __init__(self) -> None:
         self.outer: tuple[tuple[Any, bool], ...] = ()
         self.terms: tuple[RawTerm, ...] = ()
         self.scaled = False
         self.walked: dict[str, Any] = {}
+        self.changed: list[tuple[int, Tensor]] = []  # which optimizer, and whether a sampled parameter of it was
 
 
 class LossGraph:
@@ -183,6 +186,12 @@ class LossGraph:
 def told(raw: RawLoss) -> LossReading:
     """A raw reading in the words of checks; constants on a device are read here."""
     with _disable_current_modes():  # the user's modes must not see our reads
+        walked = raw.walked
+        if raw.changed:
+            flags = torch.stack([flag for _, flag in raw.changed]).tolist()
+            changed = Counter(number for (number, _), flag in zip(raw.changed, flags, strict=True) if flag)
+            reaches = tuple(dataclasses.replace(each, changed=changed[each.number]) for each in walked["reaches"])
+            walked = walked | {"reaches": reaches}
         return LossReading(
             factor=_product(raw.outer),
             terms=tuple(
@@ -190,7 +199,7 @@ def told(raw: RawLoss) -> LossReading:
                 for term in raw.terms
             ),
             scaled=raw.scaled,
-            **raw.walked,
+            **walked,
         )
 
 

@@ -7,9 +7,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING
 
-import torch
-
-from loopkit.holdings import Mark, Owner, State, Wiped
+from loopkit.holdings import Mark, Owner, State, Wiped, is_zero
 from loopkit.update import StepReading, Wipe
 
 if TYPE_CHECKING:
@@ -107,19 +105,12 @@ def _wipe_told(wipe: Wiped, last_forward: int) -> Wipe:
     )
 
 
-def _is_zero(rate: object) -> bool:
-    """Whether a learning rate is 0. One that lives on a device is not read."""
-    if isinstance(rate, torch.Tensor) and rate.device.type != "cpu":
-        return False
-    return bool(rate == 0)
-
-
 def _is_idle(owner: Owner) -> bool:
     """Whether a step cannot be meant to move anything: every rate is 0, or every parameter is frozen."""
     optimizer = owner.optimizer()
     if optimizer is None:
         return True
     rates = [group.get("lr") for group in optimizer.param_groups]
-    if rates and all(_is_zero(rate) for rate in rates):
+    if rates and all(is_zero(rate) for rate in rates):
         return True
     return not any(parameter.requires_grad for parameter in owner.parameters())

@@ -117,6 +117,11 @@ class Recorder:
         if not self._events or self._events[-1] is not _FORWARD:
             self._events.append(_FORWARD)
 
+    def forward_ended(self) -> None:
+        """The outermost module returned; told of while searching, and in updates whose graphs are walked."""
+        if self.losses.walking and torch.is_grad_enabled():
+            self.losses.forward_ended()
+
     def _evaluated(self) -> None:
         """A forward without gradients: a whole evaluation is one event, whatever its length."""
         events = self._events
@@ -214,6 +219,8 @@ class Recorder:
         if step is None:
             return False
         owner = step.owner
+        if self.losses.walking:
+            self.losses.weights.stepped(owner)
         if step.wraps:
             self.ledger.consume(owner, step.site)
             return False
@@ -235,7 +242,7 @@ class Recorder:
         owner = self.ledger.owner(optimizer)
         owner.offers += 1
         site = self.sites.here(SKIP, brief=True)
-        self.ledger.consume(owner, site)
+        self.ledger.consume(owner, site, executed=False)
         self._note(SKIP | owner.bits | site.bits, site)
 
     def steps_of(self, optimizer: Optimizer) -> int:

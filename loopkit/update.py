@@ -170,8 +170,10 @@ class Reach:
         parameters: how many are trainable.
         reached: how many of them the graph leads to.
         zeroed: of those, how many only through operations whose derivative is 0 everywhere.
-        stale: of those, how many were used before the optimizer's last step, so with other values than now.
-        step: that step, where there are any.
+        stale: of those, how many were used before a step moved them, so with other values than now.
+        current: of those that a step has moved at all, how many were used since.
+        step: the optimizer's last step, where any are stale.
+        changed: how many were changed through `.data` since the forward that used them, of the few that are sampled.
     """
 
     optimizer: str
@@ -180,7 +182,9 @@ class Reach:
     reached: int
     zeroed: int
     stale: int
+    current: int
     step: Site | None
+    changed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

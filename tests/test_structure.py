@@ -29,7 +29,7 @@ LAYERS = [
     {"row", "holdings", "inputs", "lossgraph"},
     {"looking"},
     {"ledger"},
-    {"reading", "graphwalk"},
+    {"reading", "graphwalk", "weights"},
     {"opensteps", "schedulers", "loaders", "losses"},
     {"history"},
     {"recorder"},

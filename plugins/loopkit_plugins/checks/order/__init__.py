@@ -3,6 +3,7 @@
 CHECKS = (
     "loopkit_plugins.checks.order.missing_zero_grad:MissingZeroGrad",
     "loopkit_plugins.checks.order.scheduler_before_optimizer:SchedulerBeforeOptimizer",
+    "loopkit_plugins.checks.order.stale_graph_backward:StaleGraphBackward",
     "loopkit_plugins.checks.order.step_without_fresh_grad:StepWithoutFreshGrad",
     "loopkit_plugins.checks.order.zero_grad_before_step:ZeroGradBeforeStep",
 )
