@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from loopkit.run import Run as Run
     from loopkit.update import Event as Event
     from loopkit.update import Kind as Kind
+    from loopkit.update import Leak as Leak
     from loopkit.update import LoaderReading as LoaderReading
     from loopkit.update import LossReading as LossReading
     from loopkit.update import LossTerm as LossTerm
@@ -58,6 +59,7 @@ _PLACES = {
     "Run": "run",
     "Event": "update",
     "Kind": "update",
+    "Leak": "update",
     "LoaderReading": "update",
     "LossReading": "update",
     "LossTerm": "update",

@@ -111,7 +111,7 @@ class Walk:
         )
 
     def _moved(self, owner: Owner) -> Iterator[tuple[Leaf, int]]:
-        """The parameters met, each with the sequence number at the last step that moved it; a rate of 0 moves none."""
+        """The parameters met, with the sequence number at the last step that moved each; a rate of 0 moves none."""
         optimizer = owner.optimizer()
         groups = getattr(optimizer, "param_groups", ())
         held = [(parameter, group) for group in groups for parameter in group["params"]]

@@ -25,7 +25,7 @@ _KEPT_MARKS = 4  # of a long window only the first and last contributions are ke
 class Mark:
     """One backward's contribution: at which tick of the ledger's clock, from where, of which batch."""
 
-    __slots__ = ("batch", "claimed_at", "inputs", "site", "tick")
+    __slots__ = ("batch", "claim", "claimed_at", "inputs", "site", "tick")
 
     def __init__(self, tick: int, site: Site | None, batch: int, inputs: int) -> None:
         self.tick = tick
@@ -33,6 +33,7 @@ class Mark:
         self.batch = batch
         self.inputs = inputs
         self.claimed_at = _NEVER  # the tick of the first step, of any optimizer, that used this backward
+        self.claim: tuple[int, str, Site | None] | None = None  # that optimizer's number and label, and the step
 
 
 class State:
@@ -81,7 +82,8 @@ class Owner:
     # fmt: off
     __slots__ = (
         "bits", "blank", "column", "doubt", "each_moved_at", "ids", "keeps_grads", "label", "last_site", "last_tick",
-        "moved_at", "number", "offers", "optimizer", "refs", "sharded", "steps", "stock", "uniform", "versions", "wiped",
+        "moved_at", "number", "offers", "optimizer", "refs", "sharded", "steps", "stock", "uniform", "versions",
+        "wiped",
     )
     # fmt: on
 

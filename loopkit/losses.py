@@ -11,7 +11,7 @@ import torch
 
 from loopkit.graphwalk import Walk
 from loopkit.ledger import Ledger
-from loopkit.lossgraph import LossGraph, RawLoss
+from loopkit.lossgraph import LossGraph, Part, RawLoss
 from loopkit.weights import Weights
 
 _ALWAYS_WALKED = 4
@@ -43,6 +43,7 @@ class Losses:
         self._novel = 0
         self._backwards = 0
         self._sent: list[Callable[[], object]] = []  # roots of this update, weakly
+        self._parts: dict[Part, int] = {}  # what made them, and which backward sent them
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RawLoss | None:
         """What the graph of the tensors that `torch.autograd.backward` was called with says."""
@@ -58,7 +59,7 @@ class Losses:
             if self.walking and self._backwards <= _WALKS:
                 self._walk(read, roots, _arguments(args, kwargs))
             return read
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self._fail(error)
             return None
 
@@ -68,7 +69,7 @@ class Losses:
             return
         try:
             self.weights.remember()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
@@ -92,8 +93,20 @@ class Losses:
             "double": bool(asked.get("create_graph")),
             "selective": asked.get("inputs") is not None,
         }
+        read.walked["repeats"] = self._repeats(roots, asked)
         read.changed = self.weights.changed(walk)
         self._sent.append(weakref.ref(root))
+
+    def _repeats(self, roots: list[torch.Tensor], asked: dict[str, Any]) -> int | None:
+        """Which backward of this update had sent this loss, or a part of its sum, in the same ordinary way."""
+        given = any(asked.get(name) is not None for name in ("grad_tensors", "grad_variables", "inputs"))
+        if len(roots) != 1 or roots[0].numel() != 1 or given:
+            return None
+        parts = self.graph.parts(roots[0])
+        before = next((self._parts[part] for part in parts if part in self._parts), None)
+        if parts and not asked.get("create_graph"):
+            self._parts.setdefault(parts[0], self._backwards - 1)
+        return before
 
     def closed(self, updates: int, seen: int) -> None:
         """An update closed, the `updates`-th of the run and the `seen`-th of its signature: plan the next one."""
@@ -107,6 +120,7 @@ class Losses:
         self.wanted = self.walking or self._backwards > 1
         self._backwards = 0
         self._sent.clear()
+        self._parts.clear()
         self.graph.forget_hooked()
 
 

@@ -36,6 +36,12 @@ _UNCHANGED = frozenset(
     for i in range(2)
 ) | {"UnsafeViewBackward0", "UnsqueezeBackward0", "ViewBackward0", "SqueezeBackward2", "SqueezeBackward3"}
 """Nodes that hand a loss on as it is."""
+_SAME = frozenset(name for name in _UNCHANGED if not name.startswith(("Select", "Expand")))
+"""Of those, the ones that take all of it: each sample of a batch may be sent backward by itself."""
+_LEAF = "torch::autograd::AccumulateGrad"
+
+Part = tuple[str, int, int]
+"""The operation that made a value: its name, its autograd sequence number and which of its outputs: no graph is held."""
 
 
 class RawTerm(NamedTuple):
@@ -103,6 +109,29 @@ class LossGraph:
         read.outer = tuple(constants)
         read.terms = tuple(self._terms(node, read))
         return read
+
+    def parts(self, root: Tensor) -> list[Part]:
+        """The loss and all that is added up to make it, as far as every factor is positive."""
+        found: list[Part] = []
+        waiting: list[tuple[Node, int]] = [(root.grad_fn, root.output_nr)]
+        for _ in range(_DEEPEST):
+            node, output = waiting.pop() if waiting else (None, 0)
+            if node is None or node.name() == _LEAF:
+                continue
+            name, constants = node.name(), list[tuple[Any, bool]]()
+            behind = [each for each in node.next_functions if each[0] is not None]
+            if name.startswith(("MulBackward", "DivBackward")):
+                onward = self._constant(node, name, constants, RawLoss())
+                if onward is not None:
+                    waiting += behind if all(_is_positive(value) for value, _ in constants) else []
+                    continue
+            elif name in _SAME:
+                waiting += behind
+                continue
+            found.append((name, node._sequence_nr(), output))
+            if name == "AddBackward0":
+                waiting += behind
+        return found
 
     def _down(self, node: Node, read: RawLoss) -> tuple[Node, list[tuple[Any, bool]]]:
         """Follow a path as long as it only scales the loss; the first other node, and the constants met."""
@@ -201,6 +230,13 @@ def told(raw: RawLoss) -> LossReading:
             scaled=raw.scaled,
             **walked,
         )
+
+
+def _is_positive(value: Any) -> bool:
+    """Whether a constant is known to be above 0, without asking a device."""
+    if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+        return False
+    return bool(value > 0)
 
 
 def _number(value: Any) -> float | None:

@@ -57,6 +57,23 @@ class Wipe:
 
 
 @dataclass(frozen=True, slots=True)
+class Leak:
+    """Gradients that one optimizer's step has used and another's are about to use as well.
+
+    Args:
+        backward: where they were made.
+        optimizer: the one that used them first.
+        step: where.
+        own: the backward that added to them since.
+    """
+
+    backward: Site
+    optimizer: str
+    step: Site
+    own: Site
+
+
+@dataclass(frozen=True, slots=True)
 class StepReading:
     """What the gradient ledger says of the gradients one executed step used.
 
@@ -79,6 +96,9 @@ class StepReading:
         worked: a forward with gradients or a backward ran since the step before.
         others_fed: the last backward since the step before was used by another optimizer.
         confirmed: where something looks wrong, that values bear it out (`doubt.py`).
+        leaked: how many hold, beside gradients that nobody had used, those of a backward from another place that
+            another optimizer's earlier step had used.
+        leak: that one, where there are any.
         steps: how many steps this optimizer has executed, this one included.
     """
 
@@ -105,6 +125,8 @@ class StepReading:
     worked: bool
     others_fed: bool
     confirmed: bool
+    leaked: int
+    leak: Leak | None
     steps: int
 
 
@@ -204,6 +226,7 @@ class LossReading:
         zeroes: operations met whose derivative is 0 everywhere.
         reaches: for each optimizer of the run.
         repeated: this very tensor was sent backward before in this update.
+        repeats: which backward of this update, from 0, had sent the same loss, or a part of the sum that it is.
         retained: its graph was kept (`retain_graph`).
         double: a graph of the backward itself was asked for (`create_graph`).
         selective: it adds only to the tensors it was told to (`inputs`).
@@ -218,6 +241,7 @@ class LossReading:
     zeroes: tuple[str, ...] = ()
     reaches: tuple[Reach, ...] = ()
     repeated: bool = False
+    repeats: int | None = None
     retained: bool = False
     double: bool = False
     selective: bool = False

@@ -2,8 +2,8 @@
 
 A write through `.data` is hidden from autograd's version counters, so backward goes through weights that the forward
 never saw, without an error. Samples are taken at the end of the outermost forward, because modules may renormalise
-their weights inside it, on the rare updates whose graphs are walked. They are compared, on the device, when a backward
-goes through a graph that had used the parameter by then; the answer is read when a check gets to see it.
+their weights inside it, on the rare updates whose graphs are walked. They are compared, on the device, when a
+backward goes through a graph that had used the parameter by then; the answer is read when a check gets to see it.
 """
 
 from __future__ import annotations
@@ -116,5 +116,5 @@ def _can_be_sampled(parameter: Tensor) -> bool:
         and parameter.numel() > 0
         and parameter.device.type in ("cpu", "cuda")
         # In shared memory other processes train it too (Hogwild). Every CUDA tensor says that it is shared.
-        and (parameter.device.type == "cuda" or not parameter.is_shared())
+        and (parameter.device.type == "cuda" or not parameter.is_shared())  # type: ignore[no-untyped-call]
     )

@@ -1,6 +1,8 @@
 """Checks of the order of backward, step, scheduler and zero_grad."""
 
 CHECKS = (
+    "loopkit_plugins.checks.order.backward_counted_twice:BackwardCountedTwice",
+    "loopkit_plugins.checks.order.cross_optimizer_grad_leak:CrossOptimizerGradLeak",
     "loopkit_plugins.checks.order.missing_zero_grad:MissingZeroGrad",
     "loopkit_plugins.checks.order.scheduler_before_optimizer:SchedulerBeforeOptimizer",
     "loopkit_plugins.checks.order.stale_graph_backward:StaleGraphBackward",

@@ -33,15 +33,15 @@ class StaleGraphBackward:
 
     Left alone
         Several backwards with no step in between; parameters that the step did not move: no gradient, a rate of 0, a
-        step that a GradScaler skipped; loops that run one forward ahead, each graph a step old by design; modules that
-        renormalise their weights inside forward; weights changed before the forward and restored after backward
-        (BinaryConnect) or clamped after the step; weights in shared memory, which other processes train; graphs
-        whose inside cannot be seen.
+        step that a GradScaler skipped; loops that run one forward ahead, each graph a step old by design; modules
+        that renormalise their weights inside forward; weights changed before the forward and restored after
+        backward (BinaryConnect) or clamped after the step; weights in shared memory, which other processes train;
+        graphs whose inside cannot be seen.
 
     What it costs
         A walk of the loss graph, and 128 values of at most 16 parameters of each optimizer copied after the forward,
-        in the first four updates, in new shapes of update, and then ever more rarely. They are compared on the device;
-        one transfer an update brings the answer.
+        in the first four updates, in new shapes of update, and then ever more rarely. They are compared on the
+        device; one transfer for each backward that a check sees brings the answer.
     """
 
     rule = "stale-graph-backward"
@@ -93,8 +93,8 @@ class StaleGraphBackward:
             seen=f"backward went through a graph that had used {reach.stale} of {reach.parameters} parameters of "
             f"{reach.optimizer} before its step{at} moved them",
             why="the gradient mixes activations of the old weights with the new weights, and belongs to neither",
-            remedy="run the forward again after the step, or all backwards of one forward before it; detach() what is "
-            "carried from one step to the next",
+            remedy="run the forward again after the step, or all backwards of one forward before it; detach() what "
+            "is carried from one step to the next",
             evidence=_evidence(event, reach),
             step=number,
         )
@@ -108,8 +108,8 @@ class StaleGraphBackward:
             place=event.site.place,
             places={"backward": event.site.place},
             subject=reach.optimizer,
-            seen=f"at least {reach.changed} of {reach.parameters} parameters of {reach.optimizer} were changed through "
-            "`.data` between the forward that used them and this backward",
+            seen=f"at least {reach.changed} of {reach.parameters} parameters of {reach.optimizer} were changed "
+            "through `.data` between the forward that used them and this backward",
             why="the gradient mixes activations of the old weights with the new weights; autograd cannot see writes "
             "through `.data`, so it raises no error",
             remedy="change weights before the forward or after optimizer.step(), not between forward and backward",
