@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from loopkit.update import LoaderReading as LoaderReading
     from loopkit.update import LossReading as LossReading
     from loopkit.update import LossTerm as LossTerm
+    from loopkit.update import Pending as Pending
     from loopkit.update import Reach as Reach
     from loopkit.update import SchedulerReading as SchedulerReading
     from loopkit.update import StepReading as StepReading
@@ -63,6 +64,7 @@ _PLACES = {
     "LoaderReading": "update",
     "LossReading": "update",
     "LossTerm": "update",
+    "Pending": "update",
     "Reach": "update",
     "SchedulerReading": "update",
     "StepReading": "update",

@@ -41,7 +41,7 @@ _SAME = frozenset(name for name in _UNCHANGED if not name.startswith(("Select", 
 _LEAF = "torch::autograd::AccumulateGrad"
 
 Part = tuple[str, int, int]
-"""The operation that made a value: its name, its autograd sequence number and which of its outputs: no graph is held."""
+"""What made a value: the operation's name, its autograd sequence number and which output: no graph is held."""
 
 
 class RawTerm(NamedTuple):

@@ -18,6 +18,7 @@ from loopkit.ledger import Ledger
 from loopkit.loaders import Loaders
 from loopkit.losses import Losses
 from loopkit.opensteps import OpenStep, OpenSteps
+from loopkit.pending import Waiting
 from loopkit.reading import RawReading, read, told
 from loopkit.schedulers import Schedulers
 from loopkit.signature import (
@@ -79,6 +80,7 @@ class Recorder:
         self._loaders = Loaders()
         self.losses = Losses(ledger)
         self._schedulers = Schedulers(ledger)
+        self._waiting = Waiting(ledger)
         self._site: Site | None = None
         self._prelude: set[int] = set()
         self._prelude_over = False
@@ -160,6 +162,8 @@ class Recorder:
         self.backwards += 1
         inputs = self._inputs
         self.ledger.backward_ended(site, self.batches, -1 if inputs.derived else inputs.number)
+        if not self.steps:
+            self._waiting.backward_ended(site, inputs.derived)
         if self.on_backward is not None and (self.searching or self.forwards == self._forwards_before):
             self.on_backward()
         self._forwards_before = self.forwards
@@ -320,7 +324,8 @@ class Recorder:
         """What happened since the last executed step, if anything did."""
         if not self._events or self._stepped:
             return None
-        return Update(self.steps, 0, self.history.updates, 0, in_words(self._events), self._truncated)
+        pending = () if self.steps else self._waiting.told()
+        return Update(self.steps, 0, self.history.updates, 0, in_words(self._events), self._truncated, pending)
 
     def unfinished(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""

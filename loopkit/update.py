@@ -251,6 +251,30 @@ Reading = StepReading | SchedulerReading | LoaderReading | LossReading | None
 
 
 @dataclass(frozen=True, slots=True)
+class Pending:
+    """An optimizer that backwards feed in a run in which no step was executed yet.
+
+    Args:
+        optimizer, number: its label, and which optimizer of the run it is.
+        parameters: how many it has.
+        fed: of those, how many held gradients when that was noted last: after the 2nd, 4th, 8th … backward.
+        backwards: since the run began.
+        unmoved: samples of its parameters had the same bits each time; None where that is not known.
+        takes_gradient: an input of the model takes a gradient itself: weights may not be what is trained.
+        site: the last backward.
+    """
+
+    optimizer: str
+    number: int
+    parameters: int
+    fed: int
+    backwards: int
+    unmoved: bool | None
+    takes_gradient: bool
+    site: Site | None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One event of an update: what, where, on which object, and what was read there."""
 
@@ -271,6 +295,7 @@ class Update:
         signature: what updates of one shape have in common, within a run.
         events: in order.
         truncated: more than `recorder.LONGEST` events; only the first ones and all steps are here.
+        pending: of an update that is still open, in a run without a step: the optimizers that wait for one.
     """
 
     number: int
@@ -279,6 +304,7 @@ class Update:
     signature: int
     events: tuple[Event, ...]
     truncated: bool = False
+    pending: tuple[Pending, ...] = ()
 
     def steps(self) -> Iterator[tuple[Event, StepReading]]:
         """The executed steps, with what the ledger says of each."""

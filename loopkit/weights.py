@@ -55,7 +55,7 @@ class Weights:
         made_at = sequence_number()
         device: torch.device | None = None
         for owner in self._ledger.owners():
-            parameters = [each for each in owner.parameters() if _can_be_sampled(each)]
+            parameters = [each for each in owner.parameters() if can_be_sampled(each)]
             for parameter in parameters[:: max(1, -(-len(parameters) // _TENSORS))]:
                 device = device or parameter.device
                 if parameter.device == device:  # one device, so that one transfer brings all answers
@@ -85,7 +85,7 @@ class Weights:
             leaf = walk.leaves.get(id(parameter)) if parameter is not None else None
             if parameter is None or leaf is None or leaf.oldest >= each.made_at:
                 continue
-            if parameter._version != each.version or not _can_be_sampled(parameter):
+            if parameter._version != each.version or not can_be_sampled(parameter):
                 continue
             now = sample_of(parameter)
             if now.shape == each.sample.shape and (now.device, now.dtype) == (each.sample.device, each.sample.dtype):
@@ -106,7 +106,7 @@ def sample_of(tensor: Tensor) -> Tensor:
         return flat[:: max(1, flat.numel() // _ELEMENTS)][: 2 * _ELEMENTS].clone()
 
 
-def _can_be_sampled(parameter: Tensor) -> bool:
+def can_be_sampled(parameter: Tensor) -> bool:
     """Whether its values are its own: no subclass (sharded, quantised, fake), and nobody else's to write to."""
     return (
         type(parameter) in (torch.nn.Parameter, torch.Tensor)

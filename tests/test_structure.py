@@ -30,7 +30,7 @@ LAYERS = [
     {"looking"},
     {"ledger"},
     {"reading", "graphwalk", "weights"},
-    {"opensteps", "schedulers", "loaders", "losses"},
+    {"opensteps", "schedulers", "loaders", "losses", "pending"},
     {"history"},
     {"recorder"},
     {"run"},
