@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
     from loopkit.run import Run as Run
+    from loopkit.update import Clipped as Clipped
+    from loopkit.update import ClipReading as ClipReading
     from loopkit.update import Event as Event
     from loopkit.update import Kind as Kind
     from loopkit.update import Leak as Leak
@@ -58,6 +60,8 @@ _PLACES = {
     "Habit": "habit",
     "Ledger": "ledger",
     "Run": "run",
+    "Clipped": "update",
+    "ClipReading": "update",
     "Event": "update",
     "Kind": "update",
     "Leak": "update",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loopkit.callsite import CallSites, Site
+from loopkit.clips import Clips
 from loopkit.history import History, Raw, RawEvent, in_words, row
 from loopkit.inputs import Inputs
 from loopkit.ledger import Ledger
@@ -81,6 +82,7 @@ class Recorder:
         self.losses = Losses(ledger)
         self._schedulers = Schedulers(ledger)
         self._waiting = Waiting(ledger)
+        self._clips = Clips(ledger)
         self._site: Site | None = None
         self._prelude: set[int] = set()
         self._prelude_over = False
@@ -186,12 +188,15 @@ class Recorder:
             ledger.cleared(ledger.owners(), site)
         self._note(ZERO_GRAD | site.bits, site, opens=ZERO_GRAD)
 
-    def clipped(self) -> None:
+    def clipped(self, parameters: list[torch.Tensor] | None, limit: float, norm: Any) -> None:
         """Gradients were clipped in place."""
-        if not self.in_backward:
-            self.ledger.excuse(self.ledger.owners())
         site = self.sites.here(CLIP, brief=True)
-        self._note(CLIP | site.bits, site)
+        raw, shape = None, 0
+        if not self.in_backward:  # in a gradient hook it is not known yet what is there to clip
+            versions = [owner.versions for owner in self.ledger.owners()] if parameters is None else []
+            self.ledger.excuse(self.ledger.owners())
+            raw, shape = self._clips.read(site, parameters, limit, norm, versions)
+        self._note(CLIP | shape << 12 | site.bits, site, raw)
 
     def unscaled(self, optimizer: Optimizer) -> None:
         """A GradScaler unscaled one optimizer's gradients in place."""

@@ -247,7 +247,49 @@ class LossReading:
     selective: bool = False
 
 
-Reading = StepReading | SchedulerReading | LoaderReading | LossReading | None
+@dataclass(frozen=True, slots=True)
+class Clipped:
+    """What a clip covered of one optimizer.
+
+    Args:
+        optimizer, number: its label, and which optimizer of the run it is.
+        parameters: how many of its parameters were given.
+        fresh: some parameter of this optimizer held gradients that no step of it had used.
+        used: some held gradients that one had used.
+    """
+
+    optimizer: str
+    number: int
+    parameters: int
+    fresh: bool
+    used: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClipReading:
+    """A clip of gradients, by norm or by value.
+
+    Args:
+        given: how many parameters; None where they came as a generator that is used up by now.
+        unowned: how many of them belong to no optimizer that is known.
+        owners: what it covered of each optimizer; none of those of which it covered nothing.
+        limit: the norm or value allowed.
+        norm: the total norm before; None for a clip by value, and where it cannot be read.
+    """
+
+    given: int | None
+    unowned: int
+    owners: tuple[Clipped, ...]
+    limit: float
+    norm: float | None
+
+    @property
+    def bound(self) -> bool:
+        """Whether it is known that gradients were cut."""
+        return self.norm is not None and self.norm > self.limit
+
+
+Reading = StepReading | SchedulerReading | LoaderReading | LossReading | ClipReading | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +358,12 @@ class Update:
         """The backwards of which the graph was read."""
         for event in self.events:
             if isinstance(event.reading, LossReading):
+                yield event, event.reading
+
+    def clips(self) -> Iterator[tuple[Event, ClipReading]]:
+        """The clips."""
+        for event in self.events:
+            if isinstance(event.reading, ClipReading):
                 yield event, event.reading
 
     def schedulers(self) -> Iterator[tuple[Event, SchedulerReading]]:

@@ -30,7 +30,7 @@ LAYERS = [
     {"looking"},
     {"ledger"},
     {"reading", "graphwalk", "weights"},
-    {"opensteps", "schedulers", "loaders", "losses", "pending"},
+    {"opensteps", "schedulers", "loaders", "losses", "pending", "clips"},
     {"history"},
     {"recorder"},
     {"run"},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from loopkit import Confidence, Finding, Kind, LoaderReading, Pending, Run, Severity, Update, hookimpl
 
 _WITHOUT_LOADER = 32
@@ -45,9 +43,9 @@ class GradsNeverConsumed:
     severity = Severity.ERROR
     confidence = Confidence.PROOF
 
-    @hookimpl
-    def run_finished(self, run: Run) -> Iterator[Finding]:
-        """Judge what was left open by a run that never stepped."""
+    @hookimpl(tryfirst=True)
+    def run_finished(self, run: Run) -> None:
+        """Judge what was left open by a run that never stepped, before sinks sum it up."""
         update = run.open_update()
         if update is None or run.steps or any(event.kind in (Kind.STEP, Kind.SKIP) for event in update.events):
             return
@@ -56,7 +54,7 @@ class GradsNeverConsumed:
                 continue
             passes = _passes(update, pending)
             if passes is not None:
-                yield self._finding(pending, passes)
+                run.report(self._finding(pending, passes))
 
     def _finding(self, pending: Pending, passes: str) -> Finding:
         assert pending.site is not None

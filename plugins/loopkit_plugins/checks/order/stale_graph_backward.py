@@ -63,12 +63,12 @@ class StaleGraphBackward:
             if found is not None:
                 yield found
 
-    @hookimpl
-    def run_finished(self, run: Run) -> Iterator[Finding]:
+    @hookimpl(tryfirst=True)
+    def run_finished(self, run: Run) -> None:
         """A backward that raised, as PyTorch does where it sees the change, is in the update that was left open."""
         update = run.open_update()
-        if update is not None:
-            yield from self.update_finished(update)
+        for finding in self.update_finished(update) if update is not None else ():
+            run.report(finding)  # before sinks sum up
 
     def _judge(self, event: Event, loss: LossReading, alone: bool, number: int) -> Finding | None:
         if event.site is None:
