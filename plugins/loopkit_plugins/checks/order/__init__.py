@@ -2,6 +2,7 @@
 
 CHECKS = (
     "loopkit_plugins.checks.order.backward_counted_twice:BackwardCountedTwice",
+    "loopkit_plugins.checks.order.clip_misplaced:ClipMisplaced",
     "loopkit_plugins.checks.order.cross_optimizer_grad_leak:CrossOptimizerGradLeak",
     "loopkit_plugins.checks.order.grads_never_consumed:GradsNeverConsumed",
     "loopkit_plugins.checks.order.missing_zero_grad:MissingZeroGrad",
