@@ -130,6 +130,8 @@ class Owner:
                 self.moved_at, self.each_moved_at = number, None
             return
         before = self.each_moved_at or [self.moved_at] * len(column)
+        if len(before) != len(column):  # of newcomers it is not known
+            before = [0] * len(column)
         self.each_moved_at = [
             number if state.fresh or state.used else last for state, last in zip(column, before, strict=True)
         ]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _TENSORS = 16
 """Parameters of each optimizer of which a sample is kept."""
+_MOST = 64
+"""Parameters of all optimizers together."""
 _ELEMENTS = 64
 """Elements of one of them, evenly spread."""
 _FORWARDS = 32
@@ -58,7 +60,9 @@ class Weights:
             parameters = [each for each in owner.parameters() if can_be_sampled(each)]
             for parameter in parameters[:: max(1, -(-len(parameters) // _TENSORS))]:
                 device = device or parameter.device
-                if parameter.device == device:  # one device, so that one transfer brings all answers
+                if (
+                    parameter.device == device and len(self._kept) < _MOST
+                ):  # one device, so that one transfer brings all answers
                     kept = _Kept(
                         owner.number, weakref.ref(parameter), parameter._version, made_at, sample_of(parameter)
                     )
@@ -114,7 +118,13 @@ def can_be_sampled(parameter: Tensor) -> bool:
         and parameter.is_floating_point()
         and parameter.is_contiguous()
         and parameter.numel() > 0
-        and parameter.device.type in ("cpu", "cuda")
-        # In shared memory other processes train it too (Hogwild). Every CUDA tensor says that it is shared.
-        and (parameter.device.type == "cuda" or not parameter.is_shared())  # type: ignore[no-untyped-call]
+        and _is_at_hand(parameter)
     )
+
+
+def _is_at_hand(parameter: Tensor) -> bool:
+    """Whether this process alone writes to it, and may read it now."""
+    if parameter.device.type == "cuda":  # where all tensors say that they are shared
+        return not torch.cuda.is_current_stream_capturing()
+    # In shared memory other processes train it too (Hogwild).
+    return parameter.device.type == "cpu" and not parameter.is_shared()  # type: ignore[no-untyped-call]

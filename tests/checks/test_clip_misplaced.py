@@ -158,8 +158,20 @@ def test_silent_where_a_clip_cut_nothing_and_where_each_loss_has_its_own() -> No
             net(x).square().mean().backward()
             optimizer.step()
 
+    def of_each_task() -> None:
+        net = model()
+        optimizer = adamw(net)
+        for x, y in loader(samples=32):
+            optimizer.zero_grad()
+            out = net(x)
+            for task in range(2):
+                loss_of(out[:, task], y[:, task]).backward(retain_graph=True)
+                clip_grad_norm_(net.parameters(), SMALL)
+            optimizer.step()
+
     assert rules(cut_nothing) == []
     assert rules(of_each_loss) == []
+    assert rules(of_each_task) == []
 
 
 def test_silent_on_the_textbook_window_and_on_a_step_at_the_top_of_the_loop() -> None:

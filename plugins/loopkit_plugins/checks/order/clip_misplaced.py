@@ -8,6 +8,7 @@ from loopkit import ClipReading, Confidence, Event, Finding, Kind, Severity, Ste
 
 _A_READ = 1e5
 """A limit from here on is a way to ask for the norm, not to clip."""
+_UNCUT = "the gradients that the step uses are not clipped, so the limit does not hold"
 _Clip = tuple[int, Event, ClipReading]
 
 
@@ -83,7 +84,7 @@ class ClipMisplaced:
 
     def _of_parts(self, update: Update, at: int, step: StepReading, clips: list[_Clip]) -> Finding | None:
         """A clip cut what one micro-batch made, and another of the same kind was added before the step."""
-        if step.contributions < 2 or step.wipes or len(step.made_by) != 1:
+        if step.contributions < 2 or step.wipes or len(step.made_by) != 1 or not _of_several_batches(step):
             return None
         backwards = [i for i, event in enumerate(update.events[:at]) if event.site is step.made_by[0]]
         cut = [
@@ -98,10 +99,18 @@ class ClipMisplaced:
             return None
         _, event, clip = cut[0]
         said = f"clipped {_amount(clip)} inside an accumulation window of {step.contributions} backwards"
-        return self._finding(update, at, step, event, clip, said)
+        why = "what came before is cut once more each time, so the first micro-batches weigh less than the last"
+        return self._finding(update, at, step, event, clip, said, why)
 
     def _finding(
-        self, update: Update, at: int, step: StepReading, event: Event, clip: ClipReading, said: str
+        self,
+        update: Update,
+        at: int,
+        step: StepReading,
+        event: Event,
+        clip: ClipReading,
+        said: str,
+        why: str = _UNCUT,
     ) -> Finding:
         assert event.site is not None
         stepped = update.events[at]
@@ -113,7 +122,7 @@ class ClipMisplaced:
             places={"clip": event.site.place} | ({"step": stepped.site.place} if stepped.site else {}),
             subject=step.optimizer,
             seen=f"gradients of {step.optimizer} were {said}",
-            why="the gradients that the step uses are not clipped as a whole, so the limit does not hold",
+            why=why,
             remedy="clip once, after the last backward of an update and before optimizer.step()",
             evidence={
                 "optimizer": step.optimizer,
@@ -129,6 +138,12 @@ class ClipMisplaced:
 
 def _is_clip(event: Event) -> bool:
     return isinstance(event.reading, ClipReading) and event.site is not None
+
+
+def _of_several_batches(step: StepReading) -> bool:
+    """Whether its gradients come from several batches; several losses of one may each have a clip of their own."""
+    batches = set(step.batches)
+    return len(batches) > 1 or (batches == {0} and len(set(step.inputs)) > 1)
 
 
 def _place(event: Event) -> str:
