@@ -14,6 +14,7 @@ import dataclasses
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -162,7 +163,9 @@ class LossGraph:
             onward, saved = inputs[0], "_saved_other"
         if onward is None or (len(inputs) == 2 and None not in inputs) or self._is_hooked(node):
             return None
-        value: Any = getattr(node, saved, None)
+        value: Any = None
+        with suppress(RuntimeError):  # an earlier backward has freed it: this one is about to fail
+            value = getattr(node, saved, None)
         if isinstance(value, torch.Tensor):
             if value.numel() != 1 or value.requires_grad:
                 return None
@@ -197,9 +200,10 @@ class LossGraph:
         if number is not None:
             reduction = ("none", "mean", "sum")[number] if number in (0, 1, 2) else ""
             if kind.startswith("NllLoss") and not self._is_hooked(node):
-                total = node._saved_target.numel()
-                # With class weights this is the sum of weights, and no count.
-                valid = node._saved_total_weight if node._saved_weight is None else None
+                with suppress(RuntimeError):  # an earlier backward has freed it: this one is about to fail
+                    total = node._saved_target.numel()
+                    # With class weights this is the sum of weights, and no count.
+                    valid = node._saved_total_weight if node._saved_weight is None else None
         else:
             reduction = {"Mean": "mean", "Sum": "sum"}.get(kind, "")
         return RawTerm(kind, reduction, constants, valid, total)
