@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from loopkit.schedule import ScheduleReading as ScheduleReading
     from loopkit.schedule import Shape as Shape
     from loopkit.silence import Silence as Silence
+    from loopkit.update import Clipped as Clipped
+    from loopkit.update import ClipReading as ClipReading
     from loopkit.update import Event as Event
     from loopkit.update import Kind as Kind
+    from loopkit.update import Leak as Leak
     from loopkit.update import LoaderReading as LoaderReading
     from loopkit.update import LossReading as LossReading
     from loopkit.update import LossTerm as LossTerm
+    from loopkit.update import Pending as Pending
     from loopkit.update import Reach as Reach
     from loopkit.update import SchedulerReading as SchedulerReading
     from loopkit.update import StepReading as StepReading
@@ -66,11 +70,15 @@ _PLACES = {
     "Epochs": "schedule",
     "ScheduleReading": "schedule",
     "Shape": "schedule",
+    "Clipped": "update",
+    "ClipReading": "update",
     "Event": "update",
     "Kind": "update",
+    "Leak": "update",
     "LoaderReading": "update",
     "LossReading": "update",
     "LossTerm": "update",
+    "Pending": "update",
     "Reach": "update",
     "SchedulerReading": "update",
     "StepReading": "update",

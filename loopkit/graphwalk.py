@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from loopkit.holdings import is_zero
 from loopkit.update import Reach
 
 if TYPE_CHECKING:
@@ -24,15 +25,16 @@ class Leaf:
 
     Attributes:
         live: some path to it passes no operation whose derivative is 0 everywhere.
-        oldest: the smallest autograd sequence number of a node that uses it: when that part of the graph was made.
+        oldest, newest: autograd sequence numbers of the nodes that use it: when those parts of the graph were made.
     """
 
-    __slots__ = ("live", "oldest", "tensor")
+    __slots__ = ("live", "newest", "oldest", "tensor")
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
         self.live = False
         self.oldest = 1 << 62
+        self.newest = -1
 
 
 class Walk:
@@ -42,6 +44,7 @@ class Walk:
         leaves: by `id`; the ids hold only as long as the walk does.
         opaque: kinds of nodes whose inside cannot be seen: compiled regions, custom functions.
         zeroes: kinds of nodes met whose derivative is 0 everywhere.
+        made_at: the sequence number of the newest root.
     """
 
     def __init__(self, roots: Iterable[Tensor]) -> None:
@@ -49,7 +52,8 @@ class Walk:
         self.opaque: dict[str, None] = {}
         self.zeroes: dict[str, None] = {}
         self.nodes: dict[Node, None] = {}
-        starts = [root.grad_fn for root in roots if root.grad_fn is not None]
+        starts: list[Node] = [root.grad_fn for root in roots if root.grad_fn is not None]
+        self.made_at: int = max([node._sequence_nr() for node in starts], default=0)
         behind = self._visit(starts, live=True)
         self._visit(behind, live=False)
 
@@ -87,12 +91,14 @@ class Walk:
                 leaf = self.leaves[id(tensor)] = Leaf(tensor)
             leaf.live = leaf.live or live
             leaf.oldest = min(leaf.oldest, number)
+            leaf.newest = max(leaf.newest, number)
 
     def reach(self, owner: Owner) -> Reach:
         """How the walked loss reaches one optimizer's parameters."""
         trainable = [each for each in owner.parameters() if each.requires_grad]
         met = [leaf for each in trainable if (leaf := self.leaves.get(id(each))) is not None]
-        stale = [leaf for leaf in met if leaf.oldest < owner.stepped_at] if owner.stepped_at else []
+        moved = [(leaf, at) for leaf, at in self._moved(owner) if at]
+        stale = [leaf for leaf, at in moved if self._is_stale(leaf, at)]
         return Reach(
             optimizer=owner.label,
             number=owner.number,
@@ -100,5 +106,27 @@ class Walk:
             reached=len(met),
             zeroed=sum(not leaf.live for leaf in met),
             stale=len(stale),
+            current=sum(leaf.newest >= at for leaf, at in moved),
             step=owner.last_site if stale else None,
         )
+
+    def _moved(self, owner: Owner) -> Iterator[tuple[Leaf, int]]:
+        """The parameters met, with the sequence number at the last step that moved each; a rate of 0 moves none."""
+        optimizer = owner.optimizer()
+        groups = getattr(optimizer, "param_groups", ())
+        held = [(parameter, group) for group in groups for parameter in group["params"]]
+        numbers = owner.each_moved_at or [owner.moved_at] * len(held)
+        if len(numbers) != len(held):
+            return
+        for (parameter, group), number in zip(held, numbers, strict=True):
+            leaf = self.leaves.get(id(parameter))
+            if leaf is not None and parameter.requires_grad and not is_zero(group.get("lr")):
+                yield leaf, number
+
+    def _is_stale(self, leaf: Leaf, at: int) -> bool:
+        """Whether it was used before it was moved.
+
+        Sequence numbers count for each thread, and off the CPU a backward with `create_graph` makes nodes on another
+        one. The root was made on the user's own: there it must be older than the step as well.
+        """
+        return leaf.oldest < at and (leaf.tensor.device.type == "cpu" or self.made_at < at)

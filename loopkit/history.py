@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from loopkit.callsite import Site
+from loopkit.clips import RawClip
+from loopkit.clips import told as told_of_clip
 from loopkit.holdings import Owner
 from loopkit.lossgraph import RawLoss
 from loopkit.lossgraph import told as told_of_loss
@@ -85,6 +87,8 @@ def _told(raw: Raw) -> Reading:
         return None
     if isinstance(raw, RawLoss):
         return told_of_loss(raw)
+    if isinstance(raw, RawClip):
+        return told_of_clip(raw)
     if isinstance(raw[0], Owner):
         return told(raw)
     if len(raw) == 2:

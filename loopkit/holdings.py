@@ -7,6 +7,8 @@ from collections.abc import Callable
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from loopkit.doubt import Doubt
 from loopkit.signature import bits_of
 
@@ -23,7 +25,7 @@ _KEPT_MARKS = 4  # of a long window only the first and last contributions are ke
 class Mark:
     """One backward's contribution: at which tick of the ledger's clock, from where, of which batch."""
 
-    __slots__ = ("batch", "claimed_at", "inputs", "site", "tick")
+    __slots__ = ("batch", "claim", "claimed_at", "inputs", "site", "tick")
 
     def __init__(self, tick: int, site: Site | None, batch: int, inputs: int) -> None:
         self.tick = tick
@@ -31,6 +33,7 @@ class Mark:
         self.batch = batch
         self.inputs = inputs
         self.claimed_at = _NEVER  # the tick of the first step, of any optimizer, that used this backward
+        self.claim: tuple[int, str, Site | None] | None = None  # that optimizer's number and label, and the step
 
 
 class State:
@@ -62,6 +65,13 @@ EMPTY = State()
 Wiped = tuple[Mark, "Site | None", int, bool, int]
 
 
+def is_zero(rate: object) -> bool:
+    """Whether a learning rate is 0. One that lives on a device is not read."""
+    if isinstance(rate, torch.Tensor) and rate.device.type != "cpu":
+        return False
+    return bool(rate == 0)
+
+
 def nothing() -> None:
     """Stands where a weak reference to a gradient would, while there is none."""
 
@@ -71,8 +81,9 @@ class Owner:
 
     # fmt: off
     __slots__ = (
-        "bits", "blank", "column", "doubt", "ids", "keeps_grads", "label", "last_site", "last_tick", "number",
-        "offers", "optimizer", "refs", "sharded", "stepped_at", "steps", "stock", "uniform", "versions", "wiped",
+        "bits", "blank", "column", "doubt", "each_moved_at", "ids", "keeps_grads", "label", "last_site", "last_tick",
+        "moved_at", "number", "offers", "optimizer", "refs", "sharded", "steps", "stock", "uniform", "versions",
+        "wiped",
     )
     # fmt: on
 
@@ -95,7 +106,10 @@ class Owner:
         self.offers = 0  # executed steps and those a GradScaler skipped
         self.last_site: Site | None = None
         self.last_tick = 0
-        self.stepped_at = 0  # autograd's sequence number at the last step: nodes made later have larger ones
+        # Autograd's sequence number at the last executed step that had gradients: nodes made later have larger ones.
+        # Where a step had them for some parameters only, each has a number of its own, in the order of the columns.
+        self.moved_at = 0
+        self.each_moved_at: list[int] | None = None
         self.doubt = Doubt()
         self.sharded = False  # its gradients are DTensors: only their local part counts changes
         self.wiped: list[Wiped] = []
@@ -107,6 +121,20 @@ class Owner:
             return []
         groups = getattr(optimizer, "param_groups", ())  # none yet while its constructor runs
         return list(chain.from_iterable(group["params"] for group in groups))
+
+    def moved(self, number: int) -> None:
+        """A step was executed while autograd's sequence number was `number`: what has a gradient was moved by it."""
+        column = self.column
+        if column is None:
+            if self.uniform is not EMPTY:
+                self.moved_at, self.each_moved_at = number, None
+            return
+        before = self.each_moved_at or [self.moved_at] * len(column)
+        if len(before) != len(column):  # of newcomers it is not known
+            before = [0] * len(column)
+        self.each_moved_at = [
+            number if state.fresh or state.used else last for state, last in zip(column, before, strict=True)
+        ]
 
     def states(self) -> list[State]:
         """The state of each parameter."""

@@ -199,17 +199,19 @@ class Ledger:
         """A step with a closure closed or failed."""
         self.now.closures = max(0, self.now.closures - 1)
 
-    def consume(self, owner: Owner, site: Site | None) -> None:
+    def consume(self, owner: Owner, site: Site | None, *, executed: bool = True) -> None:
         """A step of `owner` was executed, or skipped by its GradScaler: its gradients are used from now on."""
         self.now.tick += 1
         if owner.keeps_grads is None:
             owner.keeps_grads = owner.stock and not _unscales_itself(owner)
+        if executed:
+            owner.moved(sequence_number())
         if owner.uniform is not None:
             if owner.uniform.fresh:
-                owner.uniform = self._use(owner.uniform)
+                owner.uniform = self._use(owner.uniform, owner, site)
         else:
             column = owner.states()
-            after = {state: self._use(state) for state in set(column)}
+            after = {state: self._use(state, owner, site) for state in set(column)}
             owner.set_states([after[state] for state in column])
         if not owner.keeps_grads or self.now.closures:
             # An optimizer of the user's own may keep something in `.grad` on purpose: error feedback, a momentum.
@@ -231,13 +233,14 @@ class Ledger:
         mark = self._last_backward
         return self.last_forward > owner.last_tick or (mark is not None and mark.tick > owner.last_tick)
 
-    def _use(self, state: State) -> State:
+    def _use(self, state: State, owner: Owner, site: Site | None) -> State:
         if not state.fresh:
             return state
         tick = self.now.tick
         for mark in state.fresh:
             if mark.claimed_at > tick:
                 mark.claimed_at = tick
+                mark.claim = owner.number, owner.label, site
         return state.consumed()
 
 

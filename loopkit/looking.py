@@ -70,6 +70,7 @@ def adopt(owner: Owner, now: Now, mark: Mark | None = None) -> None:
             owner.versions.append(owner.version(grad))
             adopted.append(EMPTY if grad is None else unknown)
     owner.set_states(adopted)
+    owner.moved_at, owner.each_moved_at = 0, None  # of newcomers it is not known
     owner.blank = max(owner.versions, default=-1) < 0
 
 

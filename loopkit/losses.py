@@ -11,7 +11,8 @@ import torch
 
 from loopkit.graphwalk import Walk
 from loopkit.ledger import Ledger
-from loopkit.lossgraph import LossGraph, RawLoss
+from loopkit.lossgraph import LossGraph, Part, RawLoss
+from loopkit.weights import Weights
 
 _ALWAYS_WALKED = 4
 """Updates at the start of a run of which every graph is walked; later those numbered by a power of two."""
@@ -30,6 +31,8 @@ class Losses:
         first: whether the first backward of this update was to be read too.
         graph: the instrument that reads.
         error: why nothing is read any more, or None.
+        walking: whether graphs are walked whole in this update.
+        weights: what the parameters were when the last forward ended, while walking.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -37,10 +40,12 @@ class Losses:
         self.wanted = self.first = True
         self.error: Exception | None = None
         self._ledger = ledger
-        self._walking = True
+        self.walking = True
+        self.weights = Weights(ledger)
         self._novel = 0
         self.backwards = 0
         self._sent: list[Callable[[], object]] = []  # roots of this update, weakly
+        self._parts: dict[Part, int] = {}  # what made them, and which backward sent them
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RawLoss | None:
         """What the graph of the tensors that `torch.autograd.backward` was called with says."""
@@ -54,14 +59,28 @@ class Losses:
             if not roots:
                 return None
             read = self.graph.factors(roots[0])
-            if self._walking and self.backwards <= _WALKS:
+            if self.walking and self.backwards <= _WALKS:
                 self._walk(read, roots, _arguments(args, kwargs))
             return read
-        except Exception as error:
-            self.error = error  # an unheard-of kind of graph costs these checks, not the others
-            if os.environ.get("LOOPKIT_RAISE"):
-                raise
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
             return None
+
+    def forward_ended(self) -> None:
+        """The outermost forward ended, in an update whose graphs are walked: remember what the weights are."""
+        if self.error is not None:
+            return
+        try:
+            self.weights.remember()
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """An unheard-of kind of graph or tensor costs these checks, not the others."""
+        self.error = error
+        self.weights.forget()
+        if os.environ.get("LOOPKIT_RAISE"):
+            raise error
 
     def _walk(self, read: RawLoss, roots: list[torch.Tensor], asked: dict[str, Any]) -> None:
         walk = Walk(roots)
@@ -77,19 +96,35 @@ class Losses:
             "double": bool(asked.get("create_graph")),
             "selective": asked.get("inputs") is not None,
         }
+        read.walked["repeats"] = self._repeats(roots, asked)
+        read.changed = self.weights.changed(walk)
         self._sent.append(weakref.ref(root))
+
+    def _repeats(self, roots: list[torch.Tensor], asked: dict[str, Any]) -> int | None:
+        """Which backward of this update had sent this loss, or a part of its sum, in the same ordinary way."""
+        given = any(asked.get(name) is not None for name in ("grad_tensors", "grad_variables", "inputs"))
+        if len(roots) != 1 or roots[0].numel() != 1 or given:
+            return None
+        parts = self.graph.parts(roots[0])
+        before = next((self._parts[part] for part in parts if part in self._parts), None)
+        if parts and not asked.get("create_graph"):
+            self._parts.setdefault(parts[0], self.backwards - 1)
+        return before
 
     def closed(self, updates: int, seen: int) -> None:
         """An update closed, the `updates`-th of the run and the `seen`-th of its signature: plan the next one."""
         following = updates + 1
-        self._walking = following <= _ALWAYS_WALKED or following & (following - 1) == 0
+        self.walking = following <= _ALWAYS_WALKED or following & (following - 1) == 0
         if seen == 1 and self._novel < _NOVEL:
             self._novel += 1
-            self._walking = True
+            self.walking = True
+        if not self.walking:
+            self.weights.forget()
         is_window = self.backwards + (not self.first) > 1
-        self.wanted = self.first = self._walking or is_window
+        self.wanted = self.first = self.walking or is_window
         self.backwards = 0
         self._sent.clear()
+        self._parts.clear()
         self.graph.forget_hooked()
 
 

@@ -10,8 +10,11 @@ answer would run the hook.
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -34,6 +37,12 @@ _UNCHANGED = frozenset(
     for i in range(2)
 ) | {"UnsafeViewBackward0", "UnsqueezeBackward0", "ViewBackward0", "SqueezeBackward2", "SqueezeBackward3"}
 """Nodes that hand a loss on as it is."""
+_SAME = frozenset(name for name in _UNCHANGED if not name.startswith(("Select", "Expand")))
+"""Of those, the ones that take all of it: each sample of a batch may be sent backward by itself."""
+_LEAF = "torch::autograd::AccumulateGrad"
+
+Part = tuple[str, int, int]
+"""What made a value: the operation's name, its autograd sequence number and which output: no graph is held."""
 
 
 class RawTerm(NamedTuple):
@@ -49,13 +58,14 @@ class RawTerm(NamedTuple):
 class RawLoss:
     """What was read of a loss, before anybody asked to know."""
 
-    __slots__ = ("outer", "scaled", "terms", "walked")
+    __slots__ = ("changed", "outer", "scaled", "terms", "walked")
 
     def __init__(self) -> None:
         self.outer: tuple[tuple[Any, bool], ...] = ()
         self.terms: tuple[RawTerm, ...] = ()
         self.scaled = False
         self.walked: dict[str, Any] = {}
+        self.changed: list[tuple[int, Tensor]] = []  # which optimizer, and whether a sampled parameter of it was
 
 
 class LossGraph:
@@ -101,6 +111,29 @@ class LossGraph:
         read.terms = tuple(self._terms(node, read))
         return read
 
+    def parts(self, root: Tensor) -> list[Part]:
+        """The loss and all that is added up to make it, as far as every factor is positive."""
+        found: list[Part] = []
+        waiting: list[tuple[Node, int]] = [(root.grad_fn, root.output_nr)]
+        for _ in range(_DEEPEST):
+            node, output = waiting.pop() if waiting else (None, 0)
+            if node is None or node.name() == _LEAF:
+                continue
+            name, constants = node.name(), list[tuple[Any, bool]]()
+            behind = [each for each in node.next_functions if each[0] is not None]
+            if name.startswith(("MulBackward", "DivBackward")):
+                onward = self._constant(node, name, constants, RawLoss())
+                if onward is not None:
+                    waiting += behind if all(_is_positive(value) for value, _ in constants) else []
+                    continue
+            elif name in _SAME:
+                waiting += behind
+                continue
+            found.append((name, node._sequence_nr(), output))
+            if name == "AddBackward0":
+                waiting += behind
+        return found
+
     def _down(self, node: Node, read: RawLoss) -> tuple[Node, list[tuple[Any, bool]]]:
         """Follow a path as long as it only scales the loss; the first other node, and the constants met."""
         constants: list[tuple[Any, bool]] = []
@@ -130,7 +163,9 @@ class LossGraph:
             onward, saved = inputs[0], "_saved_other"
         if onward is None or (len(inputs) == 2 and None not in inputs) or self._is_hooked(node):
             return None
-        value: Any = getattr(node, saved, None)
+        value: Any = None
+        with suppress(RuntimeError):  # an earlier backward has freed it: this one is about to fail
+            value = getattr(node, saved, None)
         if isinstance(value, torch.Tensor):
             if value.numel() != 1 or value.requires_grad:
                 return None
@@ -165,9 +200,10 @@ class LossGraph:
         if number is not None:
             reduction = ("none", "mean", "sum")[number] if number in (0, 1, 2) else ""
             if kind.startswith("NllLoss") and not self._is_hooked(node):
-                total = node._saved_target.numel()
-                # With class weights this is the sum of weights, and no count.
-                valid = node._saved_total_weight if node._saved_weight is None else None
+                with suppress(RuntimeError):  # an earlier backward has freed it: this one is about to fail
+                    total = node._saved_target.numel()
+                    # With class weights this is the sum of weights, and no count.
+                    valid = node._saved_total_weight if node._saved_weight is None else None
         else:
             reduction = {"Mean": "mean", "Sum": "sum"}.get(kind, "")
         return RawTerm(kind, reduction, constants, valid, total)
@@ -183,6 +219,12 @@ class LossGraph:
 def told(raw: RawLoss) -> LossReading:
     """A raw reading in the words of checks; constants on a device are read here."""
     with _disable_current_modes():  # the user's modes must not see our reads
+        walked = raw.walked
+        if raw.changed:
+            flags = torch.stack([flag for _, flag in raw.changed]).tolist()
+            changed = Counter(number for (number, _), flag in zip(raw.changed, flags, strict=True) if flag)
+            reaches = tuple(dataclasses.replace(each, changed=changed[each.number]) for each in walked["reaches"])
+            walked = walked | {"reaches": reaches}
         return LossReading(
             factor=_product(raw.outer),
             terms=tuple(
@@ -190,8 +232,15 @@ def told(raw: RawLoss) -> LossReading:
                 for term in raw.terms
             ),
             scaled=raw.scaled,
-            **raw.walked,
+            **walked,
         )
+
+
+def _is_positive(value: Any) -> bool:
+    """Whether a constant is known to be above 0, without asking a device."""
+    if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+        return False
+    return bool(value > 0)
 
 
 def _number(value: Any) -> float | None:

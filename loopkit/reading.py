@@ -7,10 +7,8 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Protocol
 
-import torch
-
-from loopkit.holdings import Mark, Owner, State, Wiped
-from loopkit.update import StepReading, Wipe
+from loopkit.holdings import Mark, Owner, State, Wiped, is_zero
+from loopkit.update import Leak, StepReading, Wipe
 
 if TYPE_CHECKING:
     from loopkit.callsite import Site
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
 
 RawReading = tuple[Owner, int, tuple[tuple[State, int], ...], tuple[Wiped, ...], "Site | None", int, int]
-"""What a step used, before anybody asked to know: owner, shape (the reading without its numbers, as 13 bits), states
+"""What a step used, before anybody asked to know: owner, shape (the reading without its numbers, as 14 bits), states
 with their counts, what was wiped, the site of the step before, how many there were, and the tick of the last forward.
 A plain tuple: one is made at every step, and most are never told."""
 
@@ -38,14 +36,15 @@ def read(owner: Owner, ledger: Ledger, step: StepSoFar, *, inside_backward: bool
     uniform = owner.uniform
     if uniform is not None and uniform.fresh and not (owner.wiped or closure or inside_backward or wraps or sure):
         kinds = ((uniform, len(owner.versions)),)  # the ordinary step
-        return owner, _kind(uniform), kinds, (), owner.last_site, owner.steps, ledger.last_forward
+        shape = _kind(uniform) if len(uniform.fresh) == 1 else _kind(uniform) | _is_shared(uniform) << 13
+        return owner, shape, kinds, (), owner.last_site, owner.steps, ledger.last_forward
     if uniform is not None:
         kinds = ((uniform, len(owner.versions)),)
-        fed, shape = bool(uniform.fresh), _kind(uniform)
+        fed, shape = bool(uniform.fresh), _kind(uniform) | _is_shared(uniform) << 13
     else:
         kinds = tuple(Counter(owner.states()).items())
         fed = any(state.fresh for state, _ in kinds)
-        shape = reduce(or_, {_kind(state) for state, _ in kinds})
+        shape = reduce(or_, {_kind(state) | _is_shared(state) << 13 for state, _ in kinds})
     idle = not fed and _is_idle(owner)
     shape |= bool(owner.wiped) << 5 | closure << 6 | inside_backward << 7
     shape |= wraps << 8 | idle << 9
@@ -61,11 +60,15 @@ def told(raw: RawReading) -> StepReading:
     counts = dict.fromkeys(_KINDS.values(), 0)
     made: dict[Mark, None] = {}
     stale: Site | None = None
+    leaked, leak = 0, None
     for state, count in kinds:
         counts[_KINDS[_kind(state)]] += count
         made.update(dict.fromkeys(state.fresh))
         if state.used and state.fresh:
             stale = stale or state.used[0].site
+        found = _leak(state, owner)
+        if found is not None:
+            leaked, leak = leaked + count, leak or found
     return StepReading(
         optimizer=owner.label,
         number=owner.number,
@@ -86,6 +89,8 @@ def told(raw: RawReading) -> StepReading:
         worked=bool(shape & 1 << 10),
         others_fed=bool(shape & 1 << 11),
         confirmed=bool(shape & 1 << 12),
+        leaked=leaked,
+        leak=leak,
         steps=steps + 1,
     )
 
@@ -98,6 +103,32 @@ def _kind(state: State) -> int:
     if state.fresh:
         return 16 if state.written else 4 if state.used else 2
     return 8 if state.used else 1
+
+
+def _is_shared(state: State) -> bool:
+    """Whether some of its gradients, but not all, had been used by another optimizer when this is asked."""
+    if len(state.fresh) < 2:
+        return False
+    claimed = [mark.claim is not None for mark in state.fresh]
+    return any(claimed) and not all(claimed)
+
+
+def _leak(state: State, owner: Owner) -> Leak | None:
+    """What another optimizer's step had used of this state, and what came after that step and is this one's alone.
+
+    Asked after the step: what nobody had used then is claimed by its own optimizer now.
+    """
+    if len(state.fresh) < 2 or state.used or state.written:
+        return None
+    own = [mark for mark in state.fresh if mark.claim is not None and mark.claim[0] == owner.number]
+    for mark in state.fresh:
+        if mark.claim is None or mark.claim[0] == owner.number or mark.site is None or mark.claim[2] is None:
+            continue
+        after = [each.site for each in own if each.tick > mark.claimed_at and each.site is not None]
+        # One loss from one place for two optimizers, of which one steps less often, is meant.
+        if after and after[-1] is not mark.site:
+            return Leak(mark.site, mark.claim[1], mark.claim[2], after[-1])
+    return None
 
 
 def _wipe_told(wipe: Wiped, last_forward: int) -> Wipe:
@@ -114,19 +145,12 @@ def _wipe_told(wipe: Wiped, last_forward: int) -> Wipe:
     )
 
 
-def _is_zero(rate: object) -> bool:
-    """Whether a learning rate is 0. One that lives on a device is not read."""
-    if isinstance(rate, torch.Tensor) and rate.device.type != "cpu":
-        return False
-    return bool(rate == 0)
-
-
 def _is_idle(owner: Owner) -> bool:
     """Whether a step cannot be meant to move anything: every rate is 0, or every parameter is frozen."""
     optimizer = owner.optimizer()
     if optimizer is None:
         return True
     rates = [group.get("lr") for group in optimizer.param_groups]
-    if rates and all(_is_zero(rate) for rate in rates):
+    if rates and all(is_zero(rate) for rate in rates):
         return True
     return not any(parameter.requires_grad for parameter in owner.parameters())

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loopkit.callsite import CallSites, Site
+from loopkit.clips import Clips
 from loopkit.history import History, Raw, RawEvent, in_words, row
 from loopkit.inputs import Inputs
-from loopkit.ledger import Ledger, sequence_number
+from loopkit.ledger import Ledger
 from loopkit.loaders import Loaders
 from loopkit.losses import Losses
 from loopkit.opensteps import OpenStep, OpenSteps
+from loopkit.pending import Waiting
 from loopkit.reading import read, told
 from loopkit.schedulers import Schedulers
 from loopkit.signature import (
@@ -80,6 +82,8 @@ class Recorder:
         self._loaders = Loaders()
         self.losses = Losses(ledger)
         self._schedulers = Schedulers(ledger)
+        self._waiting = Waiting(ledger)
+        self._clips = Clips(ledger)
         self._site: Site | None = None
         self._prelude: set[int] = set()
         self._prelude_over = False
@@ -119,6 +123,11 @@ class Recorder:
         if not self._events or self._events[-1] is not _FORWARD:
             self._events.append(_FORWARD)
 
+    def forward_ended(self) -> None:
+        """The outermost module returned; told of while searching, and in updates whose graphs are walked."""
+        if self.losses.walking and torch.is_grad_enabled():
+            self.losses.forward_ended()
+
     def _evaluated(self) -> None:
         """A forward without gradients: a whole evaluation is one event, whatever its length."""
         events = self._events
@@ -157,6 +166,8 @@ class Recorder:
         self.backwards += 1
         inputs = self._inputs
         self.ledger.backward_ended(site, self.batches, -1 if inputs.derived else inputs.number)
+        if not self.steps:
+            self._waiting.backward_ended(site, inputs.derived)
         if self.on_backward is not None and (self.searching or self.forwards == self._forwards_before):
             self.on_backward()
         self._forwards_before = self.forwards
@@ -179,12 +190,15 @@ class Recorder:
             ledger.cleared(ledger.owners(), site)
         self._note(ZERO_GRAD | site.bits, site, opens=ZERO_GRAD)
 
-    def clipped(self) -> None:
+    def clipped(self, parameters: list[torch.Tensor] | None, limit: float, norm: Any) -> None:
         """Gradients were clipped in place."""
-        if not self.in_backward:
-            self.ledger.excuse(self.ledger.owners())
         site = self.sites.here(CLIP, brief=True)
-        self._note(CLIP | site.bits, site)
+        raw, shape = None, 0
+        if not self.in_backward:  # in a gradient hook it is not known yet what is there to clip
+            versions = [owner.versions for owner in self.ledger.owners()] if parameters is None else []
+            self.ledger.excuse(self.ledger.owners())
+            raw, shape = self._clips.read(site, parameters, limit, norm, versions)
+        self._note(CLIP | shape << 12 | site.bits, site, raw)
 
     def unscaled(self, optimizer: Optimizer) -> None:
         """A GradScaler unscaled one optimizer's gradients in place."""
@@ -216,6 +230,8 @@ class Recorder:
         if step is None:
             return False
         owner = step.owner
+        if self.losses.walking:
+            self.losses.weights.stepped(owner)
         if step.wraps:
             self.ledger.consume(owner, step.site)
             return False
@@ -227,7 +243,6 @@ class Recorder:
         self.ledger.consume(owner, step.site)
         owner.steps += 1
         owner.offers += 1
-        owner.stepped_at = sequence_number()
         self.steps += 1
         self._events.append((STEP | owner.bits | reading[1] << 12 | step.site.bits, step.site, reading))
         self._stepped = True
@@ -238,7 +253,7 @@ class Recorder:
         owner = self.ledger.owner(optimizer)
         owner.offers += 1
         site = self.sites.here(SKIP, brief=True)
-        self.ledger.consume(owner, site)
+        self.ledger.consume(owner, site, executed=False)
         self._note(SKIP | owner.bits | site.bits, site)
 
     def steps_of(self, optimizer: Optimizer) -> int:
@@ -316,7 +331,8 @@ class Recorder:
         """What happened since the last executed step, if anything did."""
         if not self._events or self._stepped:
             return None
-        return Update(self.steps, 0, self.history.updates, 0, in_words(self._events), self._truncated)
+        pending = () if self.steps else self._waiting.told()
+        return Update(self.steps, 0, self.history.updates, 0, in_words(self._events), self._truncated, pending)
 
     def unfinished(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""

@@ -58,6 +58,23 @@ class Wipe:
 
 
 @dataclass(frozen=True, slots=True)
+class Leak:
+    """Gradients that one optimizer's step has used and another's are about to use as well.
+
+    Args:
+        backward: where they were made.
+        optimizer: the one that used them first.
+        step: where.
+        own: the backward that added to them since.
+    """
+
+    backward: Site
+    optimizer: str
+    step: Site
+    own: Site
+
+
+@dataclass(frozen=True, slots=True)
 class StepReading:
     """What the gradient ledger says of the gradients one executed step used.
 
@@ -80,6 +97,9 @@ class StepReading:
         worked: a forward with gradients or a backward ran since the step before.
         others_fed: the last backward since the step before was used by another optimizer.
         confirmed: where something looks wrong, that values bear it out (`doubt.py`).
+        leaked: how many hold, beside gradients that nobody had used, those of a backward from another place that
+            another optimizer's earlier step had used.
+        leak: that one, where there are any.
         steps: how many steps this optimizer has executed, this one included.
     """
 
@@ -106,6 +126,8 @@ class StepReading:
     worked: bool
     others_fed: bool
     confirmed: bool
+    leaked: int
+    leak: Leak | None
     steps: int
 
 
@@ -173,8 +195,10 @@ class Reach:
         parameters: how many are trainable.
         reached: how many of them the graph leads to.
         zeroed: of those, how many only through operations whose derivative is 0 everywhere.
-        stale: of those, how many were used before the optimizer's last step, so with other values than now.
-        step: that step, where there are any.
+        stale: of those, how many were used before a step moved them, so with other values than now.
+        current: of those that a step has moved at all, how many were used since.
+        step: the optimizer's last step, where any are stale.
+        changed: how many were changed through `.data` since the forward that used them, of the few that are sampled.
     """
 
     optimizer: str
@@ -183,7 +207,9 @@ class Reach:
     reached: int
     zeroed: int
     stale: int
+    current: int
     step: Site | None
+    changed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +229,7 @@ class LossReading:
         zeroes: operations met whose derivative is 0 everywhere.
         reaches: for each optimizer of the run.
         repeated: this very tensor was sent backward before in this update.
+        repeats: which backward of this update, from 0, had sent the same loss, or a part of the sum that it is.
         retained: its graph was kept (`retain_graph`).
         double: a graph of the backward itself was asked for (`create_graph`).
         selective: it adds only to the tensors it was told to (`inputs`).
@@ -217,6 +244,7 @@ class LossReading:
     zeroes: tuple[str, ...] = ()
     reaches: tuple[Reach, ...] = ()
     repeated: bool = False
+    repeats: int | None = None
     retained: bool = False
     double: bool = False
     selective: bool = False
@@ -234,7 +262,73 @@ class LossReading:
         return None
 
 
-Reading = StepReading | SchedulerReading | LoaderReading | LossReading | None
+@dataclass(frozen=True, slots=True)
+class Clipped:
+    """What a clip covered of one optimizer.
+
+    Args:
+        optimizer, number: its label, and which optimizer of the run it is.
+        parameters: how many of its parameters were given.
+        fresh: some parameter of this optimizer held gradients that no step of it had used.
+        used: some held gradients that one had used.
+    """
+
+    optimizer: str
+    number: int
+    parameters: int
+    fresh: bool
+    used: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClipReading:
+    """A clip of gradients, by norm or by value.
+
+    Args:
+        given: how many parameters; None where they came as a generator that is used up by now.
+        unowned: how many of them belong to no optimizer that is known.
+        owners: what it covered of each optimizer; none of those of which it covered nothing.
+        limit: the norm or value allowed.
+        norm: the total norm before; None for a clip by value, and where it cannot be read.
+    """
+
+    given: int | None
+    unowned: int
+    owners: tuple[Clipped, ...]
+    limit: float
+    norm: float | None
+
+    @property
+    def bound(self) -> bool:
+        """Whether it is known that gradients were cut."""
+        return self.norm is not None and self.norm > self.limit
+
+
+Reading = StepReading | SchedulerReading | LoaderReading | LossReading | ClipReading | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An optimizer that backwards feed in a run in which no step was executed yet.
+
+    Args:
+        optimizer, number: its label, and which optimizer of the run it is.
+        parameters: how many it has.
+        fed: of those, how many held gradients when that was noted last: after the 2nd, 4th, 8th … backward.
+        backwards: since the run began.
+        unmoved: samples of its parameters had the same bits each time; None where that is not known.
+        takes_gradient: an input of the model takes a gradient itself: weights may not be what is trained.
+        site: the last backward.
+    """
+
+    optimizer: str
+    number: int
+    parameters: int
+    fed: int
+    backwards: int
+    unmoved: bool | None
+    takes_gradient: bool
+    site: Site | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +352,7 @@ class Update:
         signature: what updates of one shape have in common, within a run.
         events: in order.
         truncated: more than `recorder.LONGEST` events; only the first ones and all steps are here.
+        pending: of an update that is still open, in a run without a step: the optimizers that wait for one.
     """
 
     number: int
@@ -266,6 +361,7 @@ class Update:
     signature: int
     events: tuple[Event, ...]
     truncated: bool = False
+    pending: tuple[Pending, ...] = ()
 
     def steps(self) -> Iterator[tuple[Event, StepReading]]:
         """The executed steps, with what the ledger says of each."""
@@ -277,6 +373,12 @@ class Update:
         """The backwards of which the graph was read."""
         for event in self.events:
             if isinstance(event.reading, LossReading):
+                yield event, event.reading
+
+    def clips(self) -> Iterator[tuple[Event, ClipReading]]:
+        """The clips."""
+        for event in self.events:
+            if isinstance(event.reading, ClipReading):
                 yield event, event.reading
 
     def schedulers(self) -> Iterator[tuple[Event, SchedulerReading]]:

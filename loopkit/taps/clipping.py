@@ -7,6 +7,7 @@ and the ledger takes it for a change by hand.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -25,10 +26,14 @@ def install(run: Run) -> Handle:
     )
 
 
-def _parameters(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-    """What was clipped; a generator is used up by now, and known only as empty."""
+def _parameters(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor] | None:
+    """What was clipped; None for a generator, which is used up by now."""
     given = args[0] if args else kwargs.get("parameters", ())
-    return [given] if isinstance(given, torch.Tensor) else list(given)
+    if isinstance(given, torch.Tensor):
+        return [given]
+    if isinstance(given, list):
+        return given
+    return list(given) if isinstance(given, Collection) else None
 
 
 def _before(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -36,15 +41,19 @@ def _before(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 
 
 def _by_norm(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    run.recorder.clipped()
-    if "gradients_clipped" in run.heard:
-        limit = args[1] if len(args) > 1 else kwargs.get("max_norm", 0.0)
-        norm = args[2] if len(args) > 2 else kwargs.get("total_norm")
-        run.emit("gradients_clipped", parameters=_parameters(args, kwargs), limit=float(limit), total_norm=norm)
+    limit = args[1] if len(args) > 1 else kwargs.get("max_norm", 0.0)
+    norm = args[2] if len(args) > 2 else kwargs.get("total_norm")
+    _clipped(run, _parameters(args, kwargs), limit, norm)
 
 
 def _by_value(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    run.recorder.clipped()
+    limit = args[1] if len(args) > 1 else kwargs.get("clip_value", 0.0)
+    _clipped(run, _parameters(args, kwargs), limit, None)
+
+
+def _clipped(run: Run, parameters: list[torch.Tensor] | None, limit: Any, norm: Any) -> None:
+    # A limit that is a tensor may live on a device: it is not read.
+    number = float(limit) if isinstance(limit, (int, float)) else float("nan")
+    run.recorder.clipped(parameters, number, norm)
     if "gradients_clipped" in run.heard:
-        limit = args[1] if len(args) > 1 else kwargs.get("clip_value", 0.0)
-        run.emit("gradients_clipped", parameters=_parameters(args, kwargs), limit=float(limit), total_norm=None)
+        run.emit("gradients_clipped", parameters=parameters or [], limit=float(limit), total_norm=norm)

@@ -58,6 +58,7 @@ class _Models:
 
     def ended(self, run: Run, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """The outermost call returned."""
+        run.recorder.forward_ended()
         if self._search is not None and torch.is_grad_enabled() and _trains(module):
             self._candidates.add(type(module))
             if type(module).__name__ == "OptimizedModule":  # made before the watch opened, perhaps
@@ -155,7 +156,8 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
         finally:
             if outermost and models is not None:
                 models.depth = 0
-        if run.recorder.searching or "after_forward" in run.heard:
+        recorder = run.recorder
+        if recorder.losses.walking or recorder.searching or "after_forward" in run.heard:
             listen(run, models.ended, self, args, kwargs, output)
         return output
 

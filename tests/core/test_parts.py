@@ -355,3 +355,15 @@ def test_an_optimizer_that_is_gone_is_forgotten() -> None:
         gc.collect()
         assert run.instrument(Ledger).owners() == []
     assert "torch" in sys.modules
+
+
+def test_a_backward_through_a_freed_graph_is_an_error_of_the_loop_and_not_of_the_reading() -> None:
+    net = torch.nn.Linear(4, 2)
+    optimizer = adamw(net)
+    with loopkit.watch(skip=["console"]) as run:
+        loss = 2 * torch.nn.functional.cross_entropy(net(torch.randn(3, 4)), torch.tensor([0, 1, 1]))
+        loss.backward()
+        with pytest.raises(RuntimeError, match="second time"):
+            loss.backward()
+        optimizer.step()
+    assert run.recorder.losses.error is None

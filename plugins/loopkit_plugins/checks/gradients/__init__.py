@@ -1,3 +1,3 @@
 """Checks of which parameters gradients reach."""
 
-CHECKS: tuple[str, ...] = ()
+CHECKS: tuple[str, ...] = ("loopkit_plugins.checks.gradients.clip_covers_wrong_params:ClipCoversWrongParams",)
