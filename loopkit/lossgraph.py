@@ -238,8 +238,11 @@ def told(raw: RawLoss) -> LossReading:
 
 def _is_positive(value: Any) -> bool:
     """Whether a constant is known to be above 0, without asking a device."""
-    if isinstance(value, torch.Tensor) and value.device.type != "cpu":
-        return False
+    if isinstance(value, torch.Tensor):
+        if value.device.type != "cpu" or type(value) is not torch.Tensor:
+            return False
+        with _disable_current_modes():  # the user's modes must not see our reads
+            return bool(value > 0)
     return bool(value > 0)
 
 
