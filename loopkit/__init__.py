@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
+    from loopkit.models import Models as Models
+    from loopkit.parts import Missed as Missed
+    from loopkit.parts import Stray as Stray
     from loopkit.run import Run as Run
     from loopkit.update import Event as Event
     from loopkit.update import Kind as Kind
@@ -55,6 +58,9 @@ _PLACES = {
     "hookimpl": "hookspecs",
     "Habit": "habit",
     "Ledger": "ledger",
+    "Models": "models",
+    "Missed": "parts",
+    "Stray": "parts",
     "Run": "run",
     "Event": "update",
     "Kind": "update",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from loopkit.holdings import Owner
     from loopkit.lossgraph import Node
+    from loopkit.parts import Missed
 
 MOST_NODES = 20_000
 """Nodes looked at; a larger graph counts as opaque beyond them."""
@@ -29,9 +30,9 @@ class Leaf:
 
     __slots__ = ("live", "oldest", "tensor")
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, *, live: bool = False) -> None:
         self.tensor = tensor
-        self.live = False
+        self.live = live
         self.oldest = 1 << 62
 
 
@@ -49,7 +50,11 @@ class Walk:
         self.opaque: dict[str, None] = {}
         self.zeroes: dict[str, None] = {}
         self.nodes: dict[Node, None] = {}
-        starts = [root.grad_fn for root in roots if root.grad_fn is not None]
+        given = list(roots)
+        starts = [root.grad_fn for root in given if root.grad_fn is not None]
+        for root in given:
+            if root.grad_fn is None and root.requires_grad:
+                self.leaves[id(root)] = Leaf(root, live=True)
         behind = self._visit(starts, live=True)
         self._visit(behind, live=False)
 
@@ -88,8 +93,8 @@ class Walk:
             leaf.live = leaf.live or live
             leaf.oldest = min(leaf.oldest, number)
 
-    def reach(self, owner: Owner) -> Reach:
-        """How the walked loss reaches one optimizer's parameters."""
+    def reach(self, owner: Owner, missed: tuple[Missed, ...]) -> Reach:
+        """How the walked loss reaches one optimizer's parameters; `missed` is what was never reached."""
         trainable = [each for each in owner.parameters() if each.requires_grad]
         met = [leaf for each in trainable if (leaf := self.leaves.get(id(each))) is not None]
         stale = [leaf for leaf in met if leaf.oldest < owner.stepped_at] if owner.stepped_at else []
@@ -101,4 +106,5 @@ class Walk:
             zeroed=sum(not leaf.live for leaf in met),
             stale=len(stale),
             step=owner.last_site if stale else None,
+            missed=missed,
         )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from loopkit.callsite import Site
 
 
+_ONCE_OWNED = 100_000  # ids remembered of parameters whose optimizer has died; an address used again errs to silence
 sequence_number: Callable[[], int] = getattr(torch.autograd, "_get_sequence_nr", int)  # int: an older torch
 
 
@@ -45,6 +46,7 @@ class Ledger:
         self.now = Now()
         self.last_forward = 0  # the tick at which the last forward with gradients enabled began
         self._last_backward: Mark | None = None
+        self.once_owned: set[int] = set()  # parameters of optimizers that have died, by `id`
 
     # -- who there is ------------------------------------------------------------------------------------
 
@@ -72,6 +74,8 @@ class Ledger:
 
         def forget(reference: object) -> None:
             if key in owners and owners[key].optimizer is reference:
+                if len(self.once_owned) < _ONCE_OWNED:
+                    self.once_owned.update(owners[key].ids)
                 del owners[key]
 
         taken = {owner.number for owner in list(owners.values())}

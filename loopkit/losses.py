@@ -12,6 +12,8 @@ import torch
 from loopkit.graphwalk import Walk
 from loopkit.ledger import Ledger
 from loopkit.lossgraph import LossGraph, RawLoss
+from loopkit.models import Models
+from loopkit.survey import Survey
 
 _ALWAYS_WALKED = 4
 """Updates at the start of a run of which every graph is walked; later those numbered by a power of two."""
@@ -26,16 +28,20 @@ class Losses:
 
     Attributes:
         wanted: whether the next backward is read at all.
+        walking: whether the graphs of this update are read whole.
         graph: the instrument that reads.
+        survey: compares what losses reach with what optimizers own.
         error: why nothing is read any more, or None.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, models: Models) -> None:
         self.graph = LossGraph()
         self.wanted = True
+        self.walking = True
         self.error: Exception | None = None
         self._ledger = ledger
-        self._walking = True
+        self.survey = Survey(models, ledger)
+        self._updates = 0
         self._novel = 0
         self._backwards = 0
         self._sent: list[Callable[[], object]] = []  # roots of this update, weakly
@@ -51,7 +57,7 @@ class Losses:
             if not roots:
                 return None
             read = self.graph.factors(roots[0])
-            if self._walking and self._backwards <= _WALKS:
+            if self.walking and self._backwards <= _WALKS:
                 self._walk(read, roots, _arguments(args, kwargs))
             return read
         except Exception as error:
@@ -63,12 +69,15 @@ class Losses:
     def _walk(self, read: RawLoss, roots: list[torch.Tensor], asked: dict[str, Any]) -> None:
         walk = Walk(roots)
         root = roots[0]
+        strays, missed = self.survey.of(walk, self._updates)
         read.walked = {
             "walked": True,
             "leaf": all(each.grad_fn is None for each in roots),
             "opaque": tuple(walk.opaque),
             "zeroes": tuple(walk.zeroes),
-            "reaches": tuple(walk.reach(owner) for owner in self._ledger.owners()),
+            "reaches": tuple(walk.reach(owner, missed.get(owner.number, ())) for owner in self._ledger.owners()),
+            "parameters": any(isinstance(leaf.tensor, torch.nn.Parameter) for leaf in walk.leaves.values()),
+            "strays": strays,
             "repeated": any(known() is root for known in self._sent),
             "retained": bool(asked.get("retain_graph")),
             "double": bool(asked.get("create_graph")),
@@ -79,11 +88,12 @@ class Losses:
     def closed(self, updates: int, seen: int) -> None:
         """An update closed, the `updates`-th of the run and the `seen`-th of its signature: plan the next one."""
         following = updates + 1
-        self._walking = following <= _ALWAYS_WALKED or following & (following - 1) == 0
+        self._updates = updates
+        self.walking = following <= _ALWAYS_WALKED or following & (following - 1) == 0
         if seen == 1 and self._novel < _NOVEL:
             self._novel += 1
-            self._walking = True
-        self.wanted = self._walking or self._backwards > 1
+            self.walking = True
+        self.wanted = self.walking or self._backwards > 1
         self._backwards = 0
         self._sent.clear()
         self.graph.forget_hooked()

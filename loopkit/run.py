@@ -15,6 +15,7 @@ from loopkit.callsite import CallSites
 from loopkit.finding import Finding, Severity
 from loopkit.ledger import Ledger
 from loopkit.manager import Failure, Manager
+from loopkit.models import Models
 from loopkit.recorder import Recorder
 from loopkit.signature import Signature
 from loopkit.silence import Filter, inline_reason
@@ -51,7 +52,8 @@ class Run:
         self._instruments: dict[type[Any], Any] = {}
         self._found: dict[tuple[object, ...], _Found] = {}
         self._not_checked: dict[tuple[str, str], None] = {}
-        self.recorder = Recorder(self.instrument(CallSites), self.instrument(Ledger), self._judge)
+        sites, ledger, models = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
+        self.recorder = Recorder(sites, ledger, models, self._judge)
         self.history = self.recorder.history
         manager.when_one_fails(self._plugin_failed)
 
@@ -111,6 +113,8 @@ class Run:
                 notes.append(("*", f"gradients of {owner.label} are {how} through .data, which leaves no trace"))
         if recorder.losses.error is not None:
             notes.append(("*", f"the graph of a loss could not be read: {recorder.losses.error!r}"))
+        if recorder.losses.survey.error is not None:
+            notes.append(("*", f"the model could not be searched: {recorder.losses.survey.error!r}"))
         if graphs_compiled() > self._graphs_before:
             notes.append(("*", COMPILED))
         return list(dict.fromkeys(notes))

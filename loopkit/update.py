@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from loopkit.callsite import Site
+    from loopkit.parts import Missed, Stray
 
 
 class Kind(enum.StrEnum):
@@ -172,6 +173,7 @@ class Reach:
         zeroed: of those, how many only through operations whose derivative is 0 everywhere.
         stale: of those, how many were used before the optimizer's last step, so with other values than now.
         step: that step, where there are any.
+        missed: modules all of whose parameters it owns and has never stepped, and which this loss does not reach.
     """
 
     optimizer: str
@@ -181,6 +183,7 @@ class Reach:
     zeroed: int
     stale: int
     step: Site | None
+    missed: tuple[Missed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,8 @@ class LossReading:
         opaque: kinds of nodes whose inside cannot be seen; what lies behind them is unknown.
         zeroes: operations met whose derivative is 0 everywhere.
         reaches: for each optimizer of the run.
+        parameters: some `nn.Parameter` is reached, whoever owns it.
+        strays: parameters reached that no optimizer owns or has owned.
         repeated: this very tensor was sent backward before in this update.
         retained: its graph was kept (`retain_graph`).
         double: a graph of the backward itself was asked for (`create_graph`).
@@ -213,10 +218,23 @@ class LossReading:
     opaque: tuple[str, ...] = ()
     zeroes: tuple[str, ...] = ()
     reaches: tuple[Reach, ...] = ()
+    parameters: bool = False
+    strays: tuple[Stray, ...] = ()
     repeated: bool = False
     retained: bool = False
     double: bool = False
     selective: bool = False
+
+    @property
+    def cut(self) -> str:
+        """Why this loss cannot train what any optimizer owns, where its graph proves it: "leaf" (it has no graph),
+        "apart" (it has one that ends elsewhere) or "zero" (every path passes a derivative that is 0); else "".
+        """
+        if not self.walked or self.opaque or self.selective or not self.reaches:
+            return ""
+        if not any(reach.reached for reach in self.reaches):
+            return "" if self.parameters else "leaf" if self.leaf else "apart"
+        return "" if any(reach.reached > reach.zeroed for reach in self.reaches) else "zero"
 
 
 Reading = StepReading | SchedulerReading | LoaderReading | LossReading | None

@@ -21,15 +21,15 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"errors", "finding"},
+    {"errors", "finding", "parts"},
     {"hookspecs", "update"},
     {"manager", "silence", "habit"},
     {"rulebook"},
     {"callsite", "doubt", "signature"},
-    {"row", "holdings", "inputs", "lossgraph"},
+    {"row", "holdings", "inputs", "lossgraph", "models", "untouched"},
     {"looking"},
     {"ledger"},
-    {"reading", "graphwalk"},
+    {"reading", "graphwalk", "survey"},
     {"opensteps", "schedulers", "loaders", "losses"},
     {"history"},
     {"recorder"},
