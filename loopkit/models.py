@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -78,10 +79,10 @@ class Models:
     def modules(self) -> Iterator[Spot]:
         """Every module of every root, registered ones first, each once."""
         seen: set[int] = set()
-        loose: list[Spot] = []
+        loose: deque[Spot] = deque()
         waiting = [Spot(type(root).__name__, root, (), "") for root in reversed(self.roots())]
         while waiting or loose:
-            spot = waiting.pop() if waiting else loose.pop()
+            spot = waiting.pop() if waiting else loose.popleft()
             if id(spot.module) in seen:
                 continue
             seen.add(id(spot.module))

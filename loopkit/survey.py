@@ -121,9 +121,9 @@ class Survey:
         }
         if not dead:
             return ()
-        return tuple(self._parts(dead, updates))[:_PARTS]
+        return tuple(self._parts(owner, dead, updates))[:_PARTS]
 
-    def _parts(self, dead: dict[int, Tensor], updates: int) -> Iterable[Missed]:
+    def _parts(self, owner: Owner, dead: dict[int, Tensor], updates: int) -> Iterable[Missed]:
         """The outermost modules whose trainable parameters are all dead."""
         inside: set[int] = set()
         for spot in self._models.modules():
@@ -134,6 +134,7 @@ class Survey:
                 continue
             inside |= {id(each) for each in spot.module.modules()}
             kept, _ = self._kept(trainable, updates)
+            self._ledger.wait_for(owner, spot.name, trainable[:_SAMPLED])
             yield Missed(
                 name=spot.name,
                 parameters=len(trainable),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from loopkit import Confidence, Finding, Ledger, Run, Severity, Site, Update, hookimpl
 
 _DEEPEST = 4
-Suspects = dict[int, Callable[[], Tensor | None]]
+Suspects = dict[int, int]  # the version of each parameter, by `id`
 
 
 class CheckpointBlocksGrad:
@@ -51,18 +50,17 @@ class CheckpointBlocksGrad:
 
     def __init__(self) -> None:
         self._suspects: dict[int, tuple[Site, str, Suspects]] = {}
-        self._owned: dict[int, int] = {}
 
     @hookimpl
     def checkpoint_cut(self, run: Run, function: Any, site: Site) -> None:
         """Note which of an optimizer's parameters are inside."""
         inside = list(_run_by(function))
         parameters = [each for module in inside if module.training for each in module.parameters()]
-        trainable = {id(each): weakref.ref(each) for each in parameters if each.requires_grad}
+        trainable = {id(each): each._version for each in parameters if each.requires_grad}
         if trainable:
             name = ", ".join(dict.fromkeys(type(module).__name__ for module in inside))
             known = self._suspects.get(site.number, (site, name, {}))
-            self._suspects[site.number] = site, name, {**known[2], **trainable}
+            self._suspects[site.number] = site, name, {**trainable, **known[2]}
 
     @hookimpl
     def update_finished(self, run: Run, update: Update) -> Iterator[Finding]:
@@ -72,11 +70,13 @@ class CheckpointBlocksGrad:
         suspects, self._suspects = self._suspects, {}
         without = {step.number: step for _, step in update.steps() if step.without}
         for owner in run.instrument(Ledger).owners():
-            owned = set(map(id, owner.parameters()))
+            owned = {id(each): each for each in owner.parameters()}
             for site, name, trainable in suspects.values():
-                mine = [each for key, known in trainable.items() if key in owned and (each := known()) is not None]
+                mine = [(owned[key], version) for key, version in trainable.items() if key in owned]
                 step = without.get(owner.number)
-                if mine and step is not None and step.without >= len(mine):
+                if not mine or step is None or step.without < len(mine):
+                    continue
+                if all(each.grad is None and each._version == version for each, version in mine):
                     yield self._finding(site, name, len(mine), owner.label, update.number)
 
     def _finding(self, site: Site, name: str, count: int, optimizer: str, number: int) -> Finding:
@@ -116,8 +116,11 @@ def _run_by(function: Any, depth: int = 0) -> Iterator[nn.Module]:
         else:
             yield from _named_in(function.__func__.__code__, owner, depth)
     elif getattr(function, "__closure__", None):
-        for cell in function.__closure__:
-            yield from _held_by(function.__code__, _content(cell), depth)
+        held = dict(zip(function.__code__.co_freevars, map(_content, function.__closure__), strict=True))
+        if function.__module__ == "torch.utils.checkpoint":  # `checkpoint_sequential` runs a part of its list
+            held = {"functions": held["functions"][held["start"] : held["end"] + 1]}
+        for value in held.values():
+            yield from _held_by(function.__code__, value, depth)
 
 
 def _held_by(code: Any, value: Any, depth: int) -> Iterator[nn.Module]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loopkit import Confidence, Event, Finding, Missed, Run, Severity, Update, hookimpl
+from loopkit import Confidence, Event, Finding, Ledger, Missed, Run, Severity, Update, hookimpl
 
 _UPDATES = 15
 _STEPS = 32
@@ -40,7 +40,7 @@ class ParamNeverGetsGrad:
 
     What it costs
         Nothing while every trainable parameter has had a gradient. Else names are made in those updates whose graph
-        is walked, and a few numbers are read from the device.
+        is walked, a few numbers are read from the device, and after each backward it is seen whether they have one.
     """
 
     rule = "param-never-gets-grad"
@@ -52,11 +52,8 @@ class ParamNeverGetsGrad:
 
     @hookimpl
     def update_finished(self, update: Update) -> None:
-        """Keep what the latest walk says of each optimizer; drop it where a step has had all gradients since."""
-        fed = {step.number: step for _, step in update.steps() if step.fresh}
-        for number, step in fed.items():
-            if not step.without:
-                self._suspects.pop(number, None)
+        """Keep what the latest walk says of each optimizer."""
+        fed = {step.number for _, step in update.steps() if step.fresh}
         for event, loss in update.losses():
             for reach in loss.reaches:
                 if loss.walked and reach.number in fed:
@@ -71,15 +68,20 @@ class ParamNeverGetsGrad:
         """Report what is left: no later phase of the training will explain it."""
         if run.steps < _STEPS:
             return
-        for suspects in self._suspects.values():
+        awaited = run.instrument(Ledger).awaited
+        for owner, suspects in self._suspects.items():
             for event, optimizer, missed, number in suspects.values():
-                if event.site is not None:
+                if event.site is not None and (owner, missed.name) in awaited:
                     run.report(self._finding(event, optimizer, missed, number))
 
     def _finding(self, event: Event, optimizer: str, missed: Missed, number: int) -> Finding:
         assert event.site is not None
         used = missed.called and missed.own
-        how = "it was called in training, and its output does not reach the loss" if missed.called else "not called"
+        how = (
+            "it was called in training, and its output does not reach the loss"
+            if missed.called
+            else "it was not called"
+        )
         return Finding(
             rule=self.rule,
             severity=self.severity if used else Severity.INFO,
@@ -88,7 +90,7 @@ class ParamNeverGetsGrad:
             places={"backward": event.site.place},
             subject=missed.name,
             seen=f"no gradient reached the {missed.parameters} trainable parameters ({missed.elements:,} numbers) "
-            f"of {missed.name}, which {optimizer} owns: in the whole run: {how}",
+            f"of {missed.name}, which {optimizer} owns, in the whole run; {how}",
             why="they are never updated: the module stays as it was made",
             remedy="use the module's output in the loss (look for detach(), no_grad() and overwritten losses), or "
             "freeze it with requires_grad_(False)",
