@@ -67,7 +67,7 @@ class TrainableSetSuspicious:
             seen=f"{name}.{attribute} = {value} was set on {'a module' if on_module else 'parameters'}, where it "
             f"does nothing: {count} parameters of {name} that an optimizer owns are {real}",
             why="torch does not know this attribute; the parameters keep the requires_grad they had",
-            remedy=f"{name.partition('.')[2] or 'module'}.requires_grad_({value})"
+            remedy=f"call requires_grad_({value}) on {name}"
             + ("" if on_module else f", or spell it requires_grad instead of {attribute}"),
             evidence={"module": name, "attribute": attribute, "value": value, "parameters": count},
             step=number,
