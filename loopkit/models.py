@@ -1,8 +1,8 @@
 """The models of a run: its outermost modules, held weakly, and the names of their parameters, made when asked for.
 
 A module is met when it is called, in updates whose losses are walked. Which submodules run is known from the first
-forwards, while every call is heard (`taps/module.py`). Layers in a plain list, tuple or dict are found too: torch
-does not register them, and they have a name all the same, `Net.blocks[0].weight`.
+forwards, while every call is heard (`taps/module.py`). Layers in a plain list, tuple, dict or object are found
+too: torch does not register them, and they have a name all the same, `Net.blocks[0].weight`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 _ROOTS = 64  # outermost modules known; a loop that makes a new model each time must not grow without bound
 _SUBMODULES = 20_000
 _ITEMS = 10_000  # of a plain container
-_DEEPEST = 3  # containers within containers
+_DEEPEST = 4  # containers within containers
 _INTERNAL = frozenset(vars(nn.Module()))
 
 
@@ -30,7 +30,7 @@ class Spot(NamedTuple):
         name: from the outermost module on, `Net.blocks[0].weight`.
         module: the module itself, or the one that holds the parameter.
         parents: the modules around it, outermost first.
-        loose: name of the plain container it lies in; "" where all is registered.
+        loose: name of the plain container or object it lies in; "" where all is registered.
     """
 
     name: str
@@ -111,30 +111,47 @@ class Models:
 
 
 def _held(spot: Spot) -> Iterator[tuple[str, str, Any]]:
-    """Modules and parameters in plain containers of a module: name, name of the outermost container, object."""
+    """Modules and parameters that a module holds and has not registered: name, name of what holds them, object."""
     for key, value in list(vars(spot.module).items()):
-        if key not in _INTERNAL and isinstance(value, (list, tuple, dict)):
+        if key not in _INTERNAL and not isinstance(value, (nn.Module, nn.Parameter)):
             at = f"{spot.name}.{key}"
             for name, each in _items(value, at, 1):
                 yield name, at, each
 
 
-def _items(container: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
-    if len(container) > _ITEMS:
-        return
-    pairs = list(container.items()) if isinstance(container, dict) else list(enumerate(container))
-    for key, value in pairs:
-        inner = f"{name}[{key!r}]" if isinstance(key, (str, int)) else f"{name}[…]"
+def _items(holder: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
+    for inner, value in _inside(holder, name):
         if isinstance(value, (nn.Module, nn.Parameter)):
             yield inner, value
-        elif depth < _DEEPEST and isinstance(value, (list, tuple, dict)):
+        elif depth < _DEEPEST:
             yield from _items(value, inner, depth + 1)
+
+
+def _inside(holder: Any, name: str) -> list[tuple[str, Any]]:
+    """What a plain container, or an object of a class of the user's own, holds; with names."""
+    if isinstance(holder, (list, tuple, dict)):
+        if len(holder) > _ITEMS:
+            return []
+        pairs: Iterable[tuple[Any, Any]] = holder.items() if isinstance(holder, dict) else enumerate(holder)
+        return [(f"{name}[{key!r}]" if isinstance(key, (str, int)) else f"{name}[…]", each) for key, each in pairs]
+    kind = type(holder)
+    if kind.__module__ in ("builtins", "torch") or isinstance(holder, type) or _is_installed(kind):
+        return []
+    return [(f"{name}.{key}", each) for key, each in list(getattr(holder, "__dict__", {}).items())]
 
 
 def is_own(spot: Spot) -> bool:
     """Whether the innermost class around a module that is not one of torch's is the user's own."""
     for parent in reversed(spot.parents):
         if not type(parent).__module__.startswith("torch."):
-            file = getattr(sys.modules.get(type(parent).__module__), "__file__", None) or ""
-            return "site-packages" not in file and "dist-packages" not in file
+            return not _is_installed(type(parent))
     return True
+
+
+def _is_installed(cls: type[Any]) -> bool:
+    """Whether a class comes from an installed package or the standard library."""
+    module = cls.__module__.partition(".")[0]
+    if module in sys.stdlib_module_names:
+        return module != "__main__"
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file

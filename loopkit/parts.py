@@ -10,11 +10,11 @@ class Stray:
     """Parameters that a loss reaches and that no optimizer of the run has ever owned, by where they live.
 
     Args:
-        name: the module or plain container that holds them, from the outermost module on: `Net.blocks`.
+        name: the module or plain object that holds them, from the outermost module on: `Net.blocks`.
         first: the first of them: `Net.blocks[0].weight`.
         root: class of the outermost module they were found in.
         parameters, elements: how many tensors, and how many numbers in them.
-        loose: they lie in a plain list, tuple or dict, where no module registers them.
+        loose: they lie in a plain list, tuple, dict or object, where no module registers them.
         alone: no optimizer owns any parameter of that outermost module.
         training: the module that holds them is in training mode.
         beside: some optimizer owns parameters of another module of the run: inputs alone are not what is optimized.

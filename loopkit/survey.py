@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from loopkit.models import Models, Spot, is_own
 from loopkit.parts import Missed, Stray
@@ -121,7 +123,7 @@ class Survey:
         }
         if not dead:
             return ()
-        return tuple(self._parts(owner, dead, updates))[:_PARTS]
+        return tuple(islice(self._parts(owner, dead, updates), _PARTS))
 
     def _parts(self, owner: Owner, dead: dict[int, Tensor], updates: int) -> Iterable[Missed]:
         """The outermost modules whose trainable parameters are all dead."""
@@ -157,6 +159,7 @@ def _is_plain(tensor: Tensor) -> bool:
     return (
         isinstance(tensor, nn.Parameter)
         and type(tensor.data).__name__ == "Tensor"
+        and not is_lazy(tensor)
         and not tensor.is_meta
         and not tensor.is_inference()
         and not tensor.is_sparse

@@ -87,6 +87,38 @@ def test_found_in_any_plain_container(kind: str, first: str) -> None:
     assert finding.evidence["first"] == f"Net.layers{first}"
 
 
+class Block:
+    """Should be a module."""
+
+    def __init__(self) -> None:
+        self.linear = nn.Linear(4, 4)
+
+
+class Forgetful(nn.Module):
+    """Its blocks are no modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = [Block(), Block()]
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block.linear(x)
+        out: Tensor = self.head(x)
+        return out
+
+
+def test_found_where_a_class_that_holds_layers_is_no_module() -> None:
+    def loop() -> None:
+        net = Forgetful()
+        train(net, adamw(net))
+
+    (finding,) = find(loop)
+    assert finding.subject == "Forgetful.blocks"
+    assert finding.evidence["first"] == "Forgetful.blocks[0].linear.weight"
+
+
 class Inner(nn.Module):
     """A registered block with bare parameters in a list."""
 

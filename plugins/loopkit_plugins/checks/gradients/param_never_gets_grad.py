@@ -6,6 +6,7 @@ from loopkit import Confidence, Event, Finding, Ledger, Missed, Run, Severity, U
 
 _UPDATES = 15
 _STEPS = 32
+Suspect = tuple[Event, str, Missed, int]
 
 
 class ParamNeverGetsGrad:
@@ -48,7 +49,7 @@ class ParamNeverGetsGrad:
     confidence = Confidence.FACT
 
     def __init__(self) -> None:
-        self._suspects: dict[int, dict[str, tuple[Event, str, Missed, int]]] = {}
+        self._suspects: dict[int, dict[str, Suspect]] = {}
 
     @hookimpl
     def update_finished(self, update: Update) -> None:
@@ -56,7 +57,7 @@ class ParamNeverGetsGrad:
         fed = {step.number for _, step in update.steps() if step.fresh}
         for event, loss in update.losses():
             for reach in loss.reaches:
-                if loss.walked and reach.number in fed:
+                if loss.walked and reach.number in fed and event.site is not None:
                     self._suspects[reach.number] = {
                         each.name: (event, reach.optimizer, each, update.number)
                         for each in reach.missed
@@ -70,18 +71,21 @@ class ParamNeverGetsGrad:
             return
         awaited = run.instrument(Ledger).awaited
         for owner, suspects in self._suspects.items():
-            for event, optimizer, missed, number in suspects.values():
-                if event.site is not None and (owner, missed.name) in awaited:
-                    run.report(self._finding(event, optimizer, missed, number))
+            groups: dict[tuple[str, bool], list[Suspect]] = {}
+            for suspect in suspects.values():
+                missed = suspect[2]
+                if (owner, missed.name) in awaited:
+                    parent = missed.name.rpartition(".")[0] or missed.name
+                    groups.setdefault((parent, missed.called and missed.own), []).append(suspect)
+            for (parent, used), group in groups.items():
+                run.report(self._finding(parent, group, used))
 
-    def _finding(self, event: Event, optimizer: str, missed: Missed, number: int) -> Finding:
+    def _finding(self, parent: str, group: list[Suspect], used: bool) -> Finding:
+        event, optimizer, missed, number = group[0]
         assert event.site is not None
-        used = missed.called and missed.own
-        how = (
-            "it was called in training, and its output does not reach the loss"
-            if missed.called
-            else "it was not called"
-        )
+        parameters, elements = (sum(getattr(each[2], name) for each in group) for name in ("parameters", "elements"))
+        others = f" and {len(group) - 1} more modules of {parent}" if len(group) > 1 else ""
+        called = "called in training, but the output does not reach the loss" if missed.called else "not called"
         return Finding(
             rule=self.rule,
             severity=self.severity if used else Severity.INFO,
@@ -89,16 +93,16 @@ class ParamNeverGetsGrad:
             place=event.site.place,
             places={"backward": event.site.place},
             subject=missed.name,
-            seen=f"no gradient reached the {missed.parameters} trainable parameters ({missed.elements:,} numbers) "
-            f"of {missed.name}, which {optimizer} owns, in the whole run; {how}",
-            why="they are never updated: the module stays as it was made",
-            remedy="use the module's output in the loss (look for detach(), no_grad() and overwritten losses), or "
-            "freeze it with requires_grad_(False)",
+            seen=f"no gradient reached the {parameters} trainable parameters ({elements:,} numbers) of {missed.name}"
+            f"{others} in the whole run: in {optimizer}, and {called}",
+            why="they are never updated: what they compute stays as it was at the start",
+            remedy="use the output in the loss (look for detach(), no_grad() and overwritten losses), or freeze it "
+            "with requires_grad_(False)",
             evidence={
-                "module": missed.name,
+                "modules": [each[2].name for each in group],
                 "optimizer": optimizer,
-                "parameters": missed.parameters,
-                "elements": missed.elements,
+                "parameters": parameters,
+                "elements": elements,
                 "called": missed.called,
                 "backward_frames": [str(place) for place in event.site.chain],
             },

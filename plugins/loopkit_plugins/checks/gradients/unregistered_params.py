@@ -8,11 +8,12 @@ from loopkit import Confidence, Event, Finding, Severity, Stray, Update, hookimp
 
 
 class UnregisteredParams:
-    """Layers kept in a plain list, tuple or dict are used by the model and known to nobody else.
+    """Layers kept in a plain list, tuple, dict or object are used by the model and known to nobody else.
 
     What it looks for
-        Parameters that the loss reaches, that no optimizer owns or has owned, and that lie in a plain container of a
-        model whose other parameters an optimizer does own. They have kept their values over an update or more.
+        Parameters that the loss reaches, that no optimizer owns or has owned, and that lie in a plain container or
+        object of a model whose other parameters an optimizer does own. They have kept their values over an update or
+        more.
 
     Why that hurts
         A module registers only modules and parameters that are its attributes. What lies in a list is not in
@@ -27,7 +28,7 @@ class UnregisteredParams:
 
     The repair
         Keep them in an `nn.ModuleList` or `nn.ModuleDict`, and bare parameters in an `nn.ParameterList` or
-        `nn.ParameterDict`.
+        `nn.ParameterDict`. A class that holds layers must derive from `nn.Module`.
 
     Left alone
         Layers in a list that are registered somewhere too, or that were given to an optimizer by hand; a teacher
@@ -60,10 +61,11 @@ class UnregisteredParams:
             place=event.site.place,
             places={"backward": event.site.place},
             subject=stray.name,
-            seen=f"the loss reaches {stray.parameters} parameters ({stray.elements:,} numbers) in {stray.name}, a "
-            f"plain Python container: {stray.root} does not register it, no optimizer owns it (first: {stray.first})",
+            seen=f"the loss reaches {stray.parameters} parameters ({stray.elements:,} numbers) in {stray.name}, "
+            f"which is no module: {stray.root} does not register them, no optimizer owns them (first: {stray.first})",
             why="they are not in parameters(): they stay as they were made, are not moved and not saved",
-            remedy="keep them in nn.ModuleList or nn.ModuleDict (bare parameters: nn.ParameterList)",
+            remedy="keep them in nn.ModuleList or nn.ModuleDict (bare parameters: nn.ParameterList); a class "
+            "that holds layers must derive from nn.Module",
             evidence={
                 "container": stray.name,
                 "first": stray.first,
