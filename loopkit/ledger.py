@@ -78,9 +78,9 @@ class Ledger:
                 aliases[key] = weakref.ref(optimizer, lambda _, key=key: aliases.pop(key, None)), owner  # type: ignore[misc]
                 return owner
 
-        def forget(reference: object) -> None:
+        def forget(reference: object, room: int = _ONCE_OWNED) -> None:  # at exit, globals are gone
             if key in owners and owners[key].optimizer is reference:
-                if len(self.once_owned) < _ONCE_OWNED:
+                if len(self.once_owned) < room:
                     self.once_owned.update(owners[key].ids)
                 del owners[key]
 

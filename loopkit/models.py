@@ -47,7 +47,12 @@ class Models:
         self._called: dict[int, Callable[[], nn.Module | None]] = {}
 
     def met(self, module: nn.Module) -> None:
-        """An outermost module is called."""
+        """An outermost module is called; of DDP and compiled ones, what they are put around."""
+        self.ran(module)
+        while (inner := module._modules.get("module") or module._modules.get("_orig_mod")) is not None:
+            if len(module._modules) > 1 or not type(module).__module__.startswith("torch."):
+                break
+            module = inner
         key = id(module)
         known = self._roots.get(key)
         if known is None or known() is not module:
@@ -55,7 +60,6 @@ class Models:
             if len(self._roots) >= _ROOTS:
                 del self._roots[next(iter(self._roots))]
             self._roots[key] = weakref.ref(module)
-        self.ran(module)
 
     def ran(self, module: nn.Module) -> None:
         """A module is called; it counts in training mode, with gradients on."""
@@ -99,14 +103,16 @@ class Models:
     def parameters(self) -> dict[int, Spot]:
         """Every parameter of every root, by `id`; the ids hold only as long as the models do."""
         found: dict[int, Spot] = {}
-        for spot in self.modules():
+        spots = list(self.modules())
+        for spot in spots:
             parents = spot.parents
             for name, parameter in spot.module._parameters.items():
                 if parameter is not None:
                     found.setdefault(id(parameter), Spot(f"{spot.name}.{name}", spot.module, parents, spot.loose))
+        for spot in spots:  # a list of registered parameters is common, and no reason to call them loose
             for name, at, each in _held(spot):
                 if isinstance(each, nn.Parameter):
-                    found.setdefault(id(each), Spot(name, spot.module, parents, at))
+                    found.setdefault(id(each), Spot(name, spot.module, spot.parents, spot.loose or at))
         return found
 
 
