@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
     from loopkit.models import Models as Models
-    from loopkit.parts import Missed as Missed
-    from loopkit.parts import Stray as Stray
     from loopkit.run import Run as Run
+    from loopkit.silence import Silence as Silence
+    from loopkit.strays import Missed as Missed
+    from loopkit.strays import Stray as Stray
     from loopkit.update import Event as Event
     from loopkit.update import Kind as Kind
     from loopkit.update import LoaderReading as LoaderReading
@@ -59,9 +60,10 @@ _PLACES = {
     "Habit": "habit",
     "Ledger": "ledger",
     "Models": "models",
-    "Missed": "parts",
-    "Stray": "parts",
+    "Missed": "strays",
+    "Stray": "strays",
     "Run": "run",
+    "Silence": "silence",
     "Event": "update",
     "Kind": "update",
     "LoaderReading": "update",

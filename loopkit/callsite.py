@@ -65,6 +65,9 @@ class CallSites:
 
     A walk costs about 0.1 µs a frame of stack. So it is first tried whether a call came from where the last of its
     kind came from: the same instructions at the same depths.
+
+    Attributes:
+        user_folders: code under them is the user's even if it is installed.
     """
 
     def __init__(self) -> None:
@@ -73,15 +76,23 @@ class CallSites:
         self._brief: dict[_Key, Site] = {}
         self._spots: dict[Place, int] = {}
         self._last: dict[int, tuple[list[_Step], Site]] = {}
-        self._user_folders: list[str] = []
+        self.user_folders: list[str] = []
         self._transparent = [*_folders_of_interpreter(), _folder_of("torch"), _OURS]
         self._installed = _folders_of_packages()
 
     def add_user_folder(self, folder: str) -> None:
         """Code under `folder` is the user's even if it is installed (a package run with `-m`)."""
-        self._user_folders.append(os.path.join(os.path.abspath(folder), ""))
+        self.user_folders.append(os.path.join(os.path.abspath(folder), ""))
         self._verdicts.clear()
         self._last.clear()
+
+    def lines(self) -> dict[str, set[int]]:
+        """The user's files that a call came from or through, and their lines."""
+        found: dict[str, set[int]] = {}
+        for made in self._sites.values():
+            for place in made.chain:
+                found.setdefault(place.file, set()).add(place.line)
+        return found
 
     def here(self, kind: int, *, brief: bool = False) -> Site:
         """The call site of the running torch call; `kind` stands for what it does.
@@ -164,7 +175,7 @@ class CallSites:
         path = os.path.abspath(filename)
         if path == _RUNNER:
             return _BOTTOM
-        if any(path.startswith(folder) for folder in self._user_folders):
+        if any(path.startswith(folder) for folder in self.user_folders):
             return _USER
         # Packages come first: site-packages lies inside the standard library's folder.
         if path.startswith((self._transparent[-2], self._transparent[-1])):

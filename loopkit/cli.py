@@ -95,6 +95,7 @@ def _run(options: argparse.Namespace) -> int:
     from loopkit.watching import watch
 
     plugins, skip = _sinks(options.format, output)
+    process = os.getpid()
     watching = watch(
         select=options.select,
         ignore=options.ignore,
@@ -104,6 +105,7 @@ def _run(options: argparse.Namespace) -> int:
     interrupted = False
     code = OK
     with watching as run:
+        run.program = True
         wanted = _add_wanted(run, options.plugin)
         if options.module is not None and program.attributes["__file__"]:
             from loopkit.callsite import CallSites
@@ -111,11 +113,15 @@ def _run(options: argparse.Namespace) -> int:
             run.instrument(CallSites).add_user_folder(os.path.dirname(program.attributes["__file__"]))
         try:
             code = script.run(program, words[1:])
+            run.ending = "complete" if code == OK else "failed"
         except KeyboardInterrupt as error:
-            interrupted = True
+            interrupted, run.ending = True, "stopped"
             script.tell(error)
         except StopTraining as request:
+            run.ending = "stopped"
             print(f"loopkit: stopped: {request.reason}", file=sys.stderr)
+    if os.getpid() != process:
+        return code  # a child that the script forked: it ends as the script has it, and has nothing to report
     if interrupted:
         _die_of_interrupt()
     return _verdict(run, code, options.fail_on, wanted)
@@ -140,8 +146,11 @@ def _die_of_interrupt() -> None:
 
 
 def _writable(path: Path | None) -> Path | None:
-    """The report's path, absolute: the script may change directory. Refused before the script runs."""
-    if path is None:
+    """The report's path, absolute: the script may change directory. Refused before the script runs.
+
+    Only one process of several may write the file: None in the others.
+    """
+    if path is None or os.environ.get("RANK", "0") != "0":
         return None
     path = path.absolute()
     existed = path.exists()
@@ -152,8 +161,7 @@ def _writable(path: Path | None) -> Path | None:
             path.unlink()
     except OSError as error:
         raise UsageError(f"cannot write --output {str(path)!r}: {error.strerror}") from None
-    # Only one process of several may write the file.
-    return path if os.environ.get("RANK", "0") == "0" else None
+    return path
 
 
 def _sinks(name: str, output: Path | None) -> tuple[list[Any], list[str]]:
@@ -163,11 +171,14 @@ def _sinks(name: str, output: Path | None) -> tuple[list[Any], list[str]]:
     """
     import importlib.metadata
 
+    from loopkit import ranks
     from loopkit.manager import FORMATS
 
     formats = {entry.name: entry for entry in importlib.metadata.entry_points(group=FORMATS)}
     if name not in formats:
         raise UsageError(f"unknown format {name!r}{did_you_mean(name, formats)} known: {', '.join(sorted(formats))}")
+    if not ranks.leads():
+        return [], []
     if name == "text":
         return ([formats[name].load()(output)], ["console"]) if output else ([], [])
     return [formats[name].load()(output)], [] if output else ["console"]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from loopkit.holdings import Owner
     from loopkit.lossgraph import Node
-    from loopkit.parts import Missed
+    from loopkit.strays import Missed
 
 MOST_NODES = 20_000
 """Nodes looked at; a larger graph counts as opaque beyond them."""

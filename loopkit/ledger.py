@@ -239,7 +239,6 @@ class Ledger:
             owner.wiped.clear()
         owner.last_site = site
         owner.last_tick = self.now.tick
-        owner.stepped_at = sequence_number()
         if owner.doubt.sampling:
             owner.doubt.used(owner)
 

@@ -29,6 +29,8 @@ class Losses:
     Attributes:
         wanted: whether the next backward is read at all.
         walking: whether the graphs of this update are read whole.
+        backwards: of this update, read so far.
+        first: whether the first backward of this update was to be read too.
         graph: the instrument that reads.
         survey: compares what losses reach with what optimizers own.
         error: why nothing is read any more, or None.
@@ -36,28 +38,29 @@ class Losses:
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
         self.graph = LossGraph()
-        self.wanted = True
         self.walking = True
+        self.wanted = self.first = True
         self.error: Exception | None = None
         self._ledger = ledger
         self.survey = Survey(models, ledger)
         self._updates = 0
         self._novel = 0
-        self._backwards = 0
+        self.backwards = 0
         self._sent: list[Callable[[], object]] = []  # roots of this update, weakly
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RawLoss | None:
         """What the graph of the tensors that `torch.autograd.backward` was called with says."""
-        self._backwards += 1
+        self.backwards += 1
         if self.error is not None:
             return None
         try:
             given = args[0] if args else kwargs.get("tensors")
-            roots = [given] if isinstance(given, torch.Tensor) else list(given or ())
+            several = [given] if isinstance(given, torch.Tensor) else given or ()
+            roots = [each for each in several if isinstance(each, torch.Tensor)]  # the rest are edges of a graph
             if not roots:
                 return None
             read = self.graph.factors(roots[0])
-            if self.walking and self._backwards <= _WALKS:
+            if self.walking and self.backwards <= _WALKS:
                 self._walk(read, roots, _arguments(args, kwargs))
             return read
         except Exception as error:
@@ -93,8 +96,9 @@ class Losses:
         if seen == 1 and self._novel < _NOVEL:
             self._novel += 1
             self.walking = True
-        self.wanted = self.walking or self._backwards > 1
-        self._backwards = 0
+        is_window = self.backwards + (not self.first) > 1
+        self.wanted = self.first = self.walking or is_window
+        self.backwards = 0
         self._sent.clear()
         self.graph.forget_hooked()
 

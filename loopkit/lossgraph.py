@@ -195,13 +195,21 @@ def told(raw: RawLoss) -> LossReading:
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+    """The number a constant is; not a number where it cannot be read: a fake tensor, or one that is sharded."""
+    if value is None:
+        return None
+    try:
+        # Asking a sharded tensor would start a collective, which the other ranks do not wait for.
+        return float("nan") if hasattr(value, "_local_tensor") else float(value)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+        return float("nan")
 
 
 def _product(constants: Iterable[tuple[Any, bool]]) -> float:
     product = 1.0
     for value, inverse in constants:
-        number = float(value)
+        number = _number(value)
+        assert number is not None
         if inverse:
             product = product / number if number else float("nan")
         else:

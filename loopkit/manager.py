@@ -106,9 +106,14 @@ def fetch(target: str) -> Any:
 
 
 class Manager:
-    """The plugins of one run."""
+    """The plugins of one run.
 
-    def __init__(self) -> None:
+    Attributes:
+        checks_only: leave plugins without a `rule` (sinks, controls) out when loading: another process has them.
+    """
+
+    def __init__(self, *, checks_only: bool = False) -> None:
+        self.checks_only = checks_only
         self._pluggy = pluggy.PluginManager(hookspecs.PROJECT)
         self._pluggy.add_hookspecs(hookspecs)
         self.hook = self._pluggy.hook
@@ -127,6 +132,10 @@ class Manager:
     def plugins(self) -> list[tuple[str, object]]:
         """Name and object of each registered plugin."""
         return [(name, guard.plugin) for name, guard in self._pluggy.list_name_plugin() if isinstance(guard, _Guard)]
+
+    def checks(self) -> list[object]:
+        """The registered plugins that have a `rule`."""
+        return [plugin for _, plugin in self.plugins() if _is_check(plugin)]
 
     def load_installed(self, skip: Iterable[str] = ()) -> None:
         """Load what is installed, but for the plugins or families named in `skip`."""
@@ -149,6 +158,8 @@ class Manager:
         if isinstance(plugin, (tuple, list)):
             loaded = [self.load(member) for member in plugin]
             return all(loaded)
+        if self.checks_only and not _is_check(plugin):
+            return True
         return self.add(plugin, name)
 
     def add(self, plugin: Any, name: str | None = None) -> bool:
@@ -176,13 +187,18 @@ class Manager:
         if guard is not None:
             self._pluggy.unregister(guard)
 
-    def call(self, hook: str, **arguments: Any) -> list[Finding]:
-        """Call a hook; the findings of all plugins.
+    def call(self, hook: str, *, of_checks: bool | None = None, **arguments: Any) -> list[Finding]:
+        """Call a hook; the findings of all plugins, or of checks alone (True), or of all others (False).
 
         Raises:
             StopTraining: a plugin asked for it; the others were called all the same.
         """
-        answers: list[Sequence[Finding]] = getattr(self.hook, hook)(**arguments)
+        caller = getattr(self.hook, hook)
+        if of_checks is not None:
+            guards = [guard for _, guard in self._pluggy.list_name_plugin() if isinstance(guard, _Guard)]
+            others = [guard for guard in guards if _is_check(guard.plugin) is not of_checks]
+            caller = self._pluggy.subset_hook_caller(hook, remove_plugins=others)
+        answers: list[Sequence[Finding]] = caller(**arguments)
         if self.stop is not None:
             stop, self.stop = self.stop, None
             raise stop
@@ -263,6 +279,10 @@ def _findings(answer: Any) -> Sequence[Finding]:
         if not isinstance(finding, Finding):
             raise PluginError(f"a hook answers with Findings or None, not with {type(finding).__name__}")
     return findings
+
+
+def _is_check(plugin: object) -> bool:
+    return isinstance(getattr(plugin, "rule", None), str)
 
 
 def _name_of(plugin: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -23,11 +23,18 @@ with their counts, what was wiped, the site of the step before, how many there w
 A plain tuple: one is made at every step, and most are never told."""
 
 
-def read(
-    owner: Owner, ledger: Ledger, *, closure: bool, inside_backward: bool, wraps: bool, sure: bool
-) -> RawReading:
+class StepSoFar(Protocol):
+    """What is known of the step itself."""
+
+    closure: bool
+    wraps: bool
+    sure: bool
+
+
+def read(owner: Owner, ledger: Ledger, step: StepSoFar, *, inside_backward: bool) -> RawReading:
     """What the gradients look like that this owner's step uses; `told` makes a `StepReading` of it."""
     kinds: tuple[tuple[State, int], ...]
+    closure, wraps, sure = step.closure, step.wraps, step.sure
     uniform = owner.uniform
     if uniform is not None and uniform.fresh and not (owner.wiped or closure or inside_backward or wraps or sure):
         kinds = ((uniform, len(owner.versions)),)  # the ordinary step

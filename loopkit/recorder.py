@@ -14,12 +14,12 @@ import torch
 from loopkit.callsite import CallSites, Site
 from loopkit.history import History, Raw, RawEvent, in_words, row
 from loopkit.inputs import Inputs
-from loopkit.ledger import Ledger
+from loopkit.ledger import Ledger, sequence_number
 from loopkit.loaders import Loaders
 from loopkit.losses import Losses
 from loopkit.models import Models
 from loopkit.opensteps import OpenStep, OpenSteps
-from loopkit.reading import RawReading, read, told
+from loopkit.reading import read, told
 from loopkit.schedulers import Schedulers
 from loopkit.signature import (
     BACKWARD,
@@ -211,7 +211,7 @@ class Recorder:
         if closure:
             step.before = self._happened()
         else:
-            step.reading = self._read(step)
+            step.reading = read(owner, self.ledger, step, inside_backward=self.in_backward > 0)
         opens.begin(step)
 
     def step_ended(self, optimizer: Optimizer) -> bool:
@@ -227,10 +227,11 @@ class Recorder:
         if reading is None:
             # Lightning's manual optimization passes a closure that does nothing: a step like any other.
             step.closure = step.before != self._happened()
-            reading = self._read(step)
+            reading = read(owner, self.ledger, step, inside_backward=self.in_backward > 0)
         self.ledger.consume(owner, step.site)
         owner.steps += 1
         owner.offers += 1
+        owner.stepped_at = sequence_number()
         self.steps += 1
         self._events.append((STEP | owner.bits | reading[1] << 12 | step.site.bits, step.site, reading))
         self._stepped = True
@@ -247,16 +248,6 @@ class Recorder:
     def steps_of(self, optimizer: Optimizer) -> int:
         """Steps this optimizer has executed in this run."""
         return self.ledger.owner(optimizer).steps
-
-    def _read(self, step: OpenStep) -> RawReading:
-        return read(
-            step.owner,
-            self.ledger,
-            closure=step.closure,
-            inside_backward=self.in_backward > 0,
-            wraps=step.wraps,
-            sure=step.sure,
-        )
 
     def _happened(self) -> int:
         return self.forwards + self.evaluations + self.backwards + self.clears
@@ -292,7 +283,11 @@ class Recorder:
         """End the current update: count its signature, and hand it on if checks should see it."""
         signature = tuple([event[0] for event in self._events])
         seen = self.history.count(signature)
-        self.losses.closed(self.history.updates, seen)
+        losses, updates = self.losses, self.history.updates
+        if losses.backwards or seen == 1 or updates & (updates + 1) == 0:
+            losses.closed(updates, seen)
+        else:
+            losses.wanted = losses.first = False
         if seen & (seen - 1) == 0:
             update = self.history.update(self._events, signature, self.steps, truncated=self._truncated)
             self._reset()

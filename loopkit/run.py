@@ -7,23 +7,27 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from loopkit import ranks
 from loopkit.callsite import CallSites
 from loopkit.finding import Finding, Severity
+from loopkit.found import Found
 from loopkit.ledger import Ledger
 from loopkit.manager import Failure, Manager
 from loopkit.models import Models
+from loopkit.notes import Notes
+from loopkit.parts import Part
 from loopkit.recorder import Recorder
+from loopkit.rulebook import rules
 from loopkit.signature import Signature
-from loopkit.silence import Filter, inline_reason
+from loopkit.silence import Filter, Silence, inline_reason, silences
 from loopkit.update import Update
 
 Instrument = TypeVar("Instrument")
-
-COMPILED = "regions inside torch.compile are opaque"
 
 
 class Run:
@@ -34,11 +38,17 @@ class Run:
         steps: optimizer steps executed so far.
         failures: plugins that failed; the run went on without them.
         folder: the working directory when the watch opened.
+        part: another process reports; this one's findings are sent there, and judged by its selection.
+        program: the watch is around a whole program, not a part of one.
+        ending: "complete", "stopped" by a plugin or by Ctrl-C, or "failed" with an exception; as far as is known.
     """
 
-    def __init__(self, manager: Manager, *, filters: list[Filter] | None = None) -> None:
+    def __init__(self, manager: Manager, *, filters: list[Filter] | None = None, part: bool = False) -> None:
         self.manager = manager
         self.folder = os.getcwd()
+        self.part = part
+        self.program = False
+        self.ending = "complete"
         self.filters = filters if filters is not None else []
         self.silenced: list[tuple[Finding, str]] = []
         self.heard: frozenset[str] = frozenset()
@@ -46,12 +56,12 @@ class Run:
         self.spent_ns = 0
         self._began_ns = time.perf_counter_ns()
         self._broken = False
-        self._graphs_before = graphs_compiled()
+        self._notes = Notes()
         self._ended_ns: int | None = None
         self.thread: int | None = None
         self._instruments: dict[type[Any], Any] = {}
-        self._found: dict[tuple[object, ...], _Found] = {}
-        self._not_checked: dict[tuple[str, str], None] = {}
+        self._found: dict[tuple[object, ...], Found] = {}
+        self._others: list[Part] = []
         sites, ledger, models = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
         self.recorder = Recorder(sites, ledger, models, self._judge)
         self.history = self.recorder.history
@@ -61,13 +71,13 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps executed so far, of all optimizers."""
+        """Optimizer steps executed so far in this process, of all optimizers."""
         return self.recorder.steps
 
     @property
     def findings(self) -> list[Finding]:
         """What was found so far, in the order it was first seen, each with its count."""
-        return [found.told(self.history.occurrences) for found in self._found.values()]
+        return [self._told(found) for found in self._found.values()]
 
     @property
     def failures(self) -> list[Failure]:
@@ -94,34 +104,52 @@ class Run:
 
     def could_not_check(self, rule: str, why: str) -> None:
         """Say that a rule ("*" for all) could not be judged, and why. Repeats are one."""
-        self._not_checked.setdefault((rule, why))
+        self._notes.add(rule, why)
+
+    def notes(self) -> list[tuple[str, str]]:
+        """What `could_not_check` was told so far, as rule and reason."""
+        return self._notes.said()
+
+    def judged(self, rule: str) -> bool:
+        """Whether `rule` was looked for in the whole of this run, and would be shown.
+
+        Not if its check is not loaded or has failed, if it is ignored or not selected, if something kept it from
+        being checked, or if the run trained nothing or did not come to its end.
+        """
+        loaded = {getattr(check, "rule", None) for check in self.manager.checks()}
+        if rule not in loaded or any(each.reason(rule) for each in self.filters):
+            return False
+        hidden = {name for name, _ in self._notes.obstacles(self.recorder)} & {rule, "*"}
+        return not hidden and self.ending == "complete" and bool(self.steps_by_process())
+
+    def silences(self) -> list[Silence]:
+        """What the comments in the user's files silence, for each file that an event of this run came from.
+
+        To be asked at the end. A process that does not report knows only a part of what is silenced: none there.
+        """
+        if self.part or self.manager.checks_only:
+            return []
+        known = {*rules(), *(str(getattr(check, "rule", "")) for check in self.manager.checks())}
+        silenced = [finding for finding, _ in self.silenced]
+        lines = self.instrument(CallSites).lines()
+        return [each for file in lines for each in silences(file, lines[file], silenced, known)]
 
     # -- what sinks ask ----------------------------------------------------------------------------------
 
     def not_checked(self) -> list[tuple[str, str]]:
         """What could not be checked, as rule and reason."""
-        notes = list(self._not_checked)
-        recorder = self.recorder
-        if not recorder.steps:
-            notes.append(("*", "no optimizer step was seen"))
-        elif not recorder.batches:
-            notes.append(("*", "no DataLoader was seen: batches are unknown (loopkit.batches(iterable) shows them)"))
-        if recorder.steps and not recorder.forwards:
-            notes.append(("*", "no module was called with gradients on: forward passes are unknown"))
-        for owner in self.instrument(Ledger).owners():
-            for how in owner.doubt.hidden():
-                notes.append(("*", f"gradients of {owner.label} are {how} through .data, which leaves no trace"))
-        if recorder.losses.error is not None:
-            notes.append(("*", f"the graph of a loss could not be read: {recorder.losses.error!r}"))
-        if recorder.losses.survey.error is not None:
-            notes.append(("*", f"the model could not be searched: {recorder.losses.survey.error!r}"))
-        if graphs_compiled() > self._graphs_before:
-            notes.append(("*", COMPILED))
-        return list(dict.fromkeys(notes))
+        return self._notes.all(self.recorder, others_train=bool(self._others) or self.part)
+
+    def steps_by_process(self) -> list[int]:
+        """The steps of each process that executed any; those of others than this one are known at the end."""
+        return [steps for steps in (self.steps, *(part.steps for part in self._others)) if steps]
 
     def rows(self) -> list[tuple[str, int]]:
         """The rows of events updates consisted of, with counts, the most frequent first."""
-        return self.history.rows()
+        rows = Counter(dict(self.history.rows()))
+        for part in self._others:
+            rows.update(dict(part.rows))
+        return rows.most_common()
 
     def unfinished_row(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""
@@ -151,29 +179,70 @@ class Run:
         self.busy = False
         self.emit("run_started")
 
-    def finish(self) -> None:
-        """Close: judge the last update, tell the plugins."""
+    def finish(self, gather: Callable[[Run], None] | None = None) -> None:
+        """Close: judge the last update, hear the other processes, tell the plugins: checks first, so that a sink's
+        report is whole.
+
+        Args:
+            gather: calls `merge` if this process is to report for others.
+        """
         try:
             if not self._broken:
                 self.busy = False
                 self.guarded(self.recorder.finish)
             self._ended_ns = time.perf_counter_ns()
+            if gather is not None:
+                self.guarded(lambda: gather(self))
             self.busy = False
-            self.emit("run_finished")
+            self.emit("run_finished", of_checks=True)
+            self.emit("run_finished", of_checks=False)
         finally:
             self.busy = True
+
+    def merge(self, parts: Mapping[str, Part]) -> None:
+        """Take in what other processes of this run saw: a finding that several showed is one.
+
+        Args:
+            parts: all of them, by name, as they are now; a later call replaces what an earlier one brought.
+        """
+        self._others = list(parts.values())
+        new: dict[tuple[object, ...], Found] = {}
+        for name, part in sorted(parts.items(), key=lambda item: (item[1].rank is None, item[1].rank, item[0])):
+            for finding in part.findings:
+                known = self._found.get(finding.key)
+                if known is None and self._is_shown(finding):
+                    known = self._found[finding.key] = new[finding.key] = Found(finding)
+                if known is not None:
+                    known.elsewhere(name, finding, part.process)
+            for rule, why in part.not_checked:
+                self.could_not_check(rule, why)
+            self.failures.extend(failure for failure in part.failures if failure not in self.failures)
+        for found in new.values():
+            self.emit("finding_reported", finding=self._told(found))
+
+    def tell(self) -> None:
+        """Tell plugins that came too late all that was found, and that the run has ended."""
+        for finding in self.findings:
+            self.emit("finding_reported", finding=finding)
+        self.busy = False
+        self.emit("run_finished", of_checks=False)
+        self.busy = True
 
     def refresh(self) -> None:
         """Note which hooks anybody implements, after plugins came or went."""
         hooks = [name for name in vars(self.manager.hook) if not name.startswith("_")]
         self.heard = frozenset(name for name in hooks if self.manager.hears(name))
 
-    def emit(self, hook: str, **arguments: Any) -> None:
-        """Call a hook and report what it answers. Events that plugins cause meanwhile are not events."""
+    def emit(self, hook: str, *, of_checks: bool | None = None, **arguments: Any) -> None:
+        """Call a hook and report what it answers. Events that plugins cause meanwhile are not events.
+
+        Args:
+            of_checks: call only plugins that have a rule, or (False) only those that have none.
+        """
         if hook not in self.heard or (self.busy and hook != "finding_reported"):
             return
         with self._occupied():
-            answers = self.manager.call(hook, run=self, **arguments)
+            answers = self.manager.call(hook, of_checks=of_checks, run=self, **arguments)
         for finding in answers:
             self._report(finding, None)
 
@@ -228,22 +297,28 @@ class Run:
             self._report(finding, signature)
 
     def _report(self, finding: Finding, signature: Signature | None) -> None:
+        rank = finding.rank if finding.rank is not None else ranks.rank()
         known = self._found.get(finding.key)
         if known is not None:
-            known.again(signature)
+            known.here(rank, signature)
             return
-        if finding.step is None:
-            finding = dataclasses.replace(finding, step=self.steps)
-        if finding.rank is None and "RANK" in os.environ:
-            finding = dataclasses.replace(finding, rank=int(os.environ["RANK"]))
+        step = finding.step if finding.step is not None else self.steps
+        finding = dataclasses.replace(finding, step=step, rank=rank)
+        if self._is_shown(finding):
+            found = self._found[finding.key] = Found(finding)
+            found.here(rank, signature)
+            self.emit("finding_reported", finding=finding)
+
+    def _is_shown(self, finding: Finding) -> bool:
+        """Whether nothing silences the finding; what does is kept. A part leaves that to the process that reports."""
         reason = next((why for each in self.filters if (why := each.reason(finding.rule))), None)
-        reason = reason or inline_reason(finding)
-        if reason is not None:
-            if all(finding.key != silent.key for silent, _ in self.silenced):
-                self.silenced.append((finding, reason))
-            return
-        self._found[finding.key] = _Found(finding, signature)
-        self.emit("finding_reported", finding=finding)
+        reason = reason or (None if self.part else inline_reason(finding))
+        if reason is not None and all(finding.key != silent.key for silent, _ in self.silenced):
+            self.silenced.append((finding, reason))
+        return reason is None
+
+    def _told(self, found: Found) -> Finding:
+        return found.told(self.history.occurrences, "this process")
 
     def _plugin_failed(self, failure: Failure) -> None:
         self.refresh()
@@ -254,31 +329,3 @@ class Run:
             )
         except (OSError, ValueError):
             pass  # stderr is gone; the report still names it
-
-
-class _Found:
-    """A finding and what its count is made of."""
-
-    def __init__(self, finding: Finding, signature: Signature | None) -> None:
-        self.finding = finding
-        self._times = 0 if signature else 1
-        self._signatures = {signature} if signature else set()
-
-    def again(self, signature: Signature | None) -> None:
-        """Seen once more: a signature stands for all its updates."""
-        if signature is None:
-            self._times += 1
-        else:
-            self._signatures.add(signature)
-
-    def told(self, occurrences: Any) -> Finding:
-        """The finding with its count."""
-        count = self._times + sum(occurrences.get(signature, 0) for signature in self._signatures)
-        return dataclasses.replace(self.finding, count=max(1, count))
-
-
-def graphs_compiled() -> int:
-    """How many graphs torch.compile has made in this process."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    counters = getattr(dynamo, "counters", None)
-    return int(counters["stats"]["unique_graphs"]) if counters else 0

@@ -1,13 +1,20 @@
-"""Why a finding is not shown: not selected, ignored by name, or silenced by a comment on its line."""
+"""Why a finding is not shown: not selected, ignored by name, or silenced by a comment on its line.
+
+A comment silences its own line only, the one that the finding names, as `noqa` does: not the line below, not the
+finding's other places. What is silenced can then be seen by looking at one line, and a comment that was left behind
+when the line moved is known to silence nothing.
+"""
 
 from __future__ import annotations
 
 import linecache
 import re
-from collections.abc import Iterable
+import tokenize
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from loopkit.finding import Finding
+from loopkit.errors import did_you_mean
+from loopkit.finding import Finding, Place
 
 _COMMENT = re.compile(r"#\s*loopkit:\s*ignore\[([^\]]*)\]\s*(.*)")
 
@@ -46,6 +53,72 @@ def inline_reason(finding: Finding) -> str | None:
     if finding.place is None:
         return None
     comment = _COMMENT.search(linecache.getline(finding.place.file, finding.place.line))
-    if comment is None or finding.rule not in re.split(r"[\s,]+", comment[1].strip()):
+    if comment is None or finding.rule not in _slugs(comment):
         return None
     return comment[2].strip() or "silenced on its line"
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """One rule that a comment in the user's code names.
+
+    Args:
+        rule: the slug as it is written.
+        place: the comment's line.
+        alone: there is no code on that line, so no finding can be there.
+        ran: an event of this run came from that line, or passed through it.
+        used: it silenced a finding of this run.
+        known: an installed or loaded check has the rule.
+        nearest: for one that is not known, a clause that names the nearest that is, or "".
+    """
+
+    rule: str
+    place: Place
+    alone: bool
+    ran: bool
+    used: bool
+    known: bool
+    nearest: str
+
+
+def silences(
+    file: str, ran: Collection[int], silenced: Iterable[Finding], known: Collection[str]
+) -> Iterator[Silence]:
+    """What the comments of a file silence, rule by rule.
+
+    Args:
+        file: text in its strings is no comment, nor is code that was commented out.
+        ran: its lines from which events came, or through which they passed.
+        silenced: the findings that were not shown.
+        known: the rules that there are.
+    """
+    used = {(each.rule, each.place.file, each.place.line) for each in silenced if each.place is not None}
+    for line, alone, rule in _named(file):
+        yield Silence(
+            rule=rule,
+            place=Place(file, line),
+            alone=alone,
+            ran=line in ran,
+            used=(rule, file, line) in used,
+            known=rule in known,
+            nearest="" if rule in known else did_you_mean(rule, known),
+        )
+
+
+def _named(file: str) -> Iterator[tuple[int, bool, str]]:
+    """The rules that comments name: the line, whether there is no code on it, and the slug."""
+    try:
+        with tokenize.open(file) as lines:
+            tokens = list(tokenize.generate_tokens(lines.readline))
+    except (OSError, SyntaxError, UnicodeDecodeError, tokenize.TokenError):
+        return
+    for token in tokens:
+        if token.type == tokenize.COMMENT:
+            alone = not token.line[: token.start[1]].strip()
+            comment = (_COMMENT.match if alone else _COMMENT.search)(token.string)
+            for slug in dict.fromkeys(_slugs(comment)) if comment else ():
+                yield token.start[0], alone, slug
+
+
+def _slugs(comment: re.Match[str]) -> list[str]:
+    return [slug for slug in re.split(r"[\s,]+", comment[1]) if slug]

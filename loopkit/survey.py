@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from loopkit.models import Models, Spot, is_own
-from loopkit.parts import Missed, Stray
+from loopkit.strays import Missed, Stray
 from loopkit.untouched import Untouched
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from loopkit.callsite import Site
-    from loopkit.parts import Missed, Stray
+    from loopkit.strays import Missed, Stray
 
 
 class Kind(enum.StrEnum):

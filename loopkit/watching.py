@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import multiprocessing.util
 import os
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from loopkit import taps
+from loopkit import asleep, ranks, taps
+from loopkit.asleep import Asleep, Ticket
+from loopkit.callsite import CallSites
 from loopkit.errors import PluginError, StopTraining, UsageError
-from loopkit.manager import Manager
+from loopkit.manager import Manager, fetch
+from loopkit.parts import Folder
+from loopkit.processes import Processes, SpawnTap
 from loopkit.rulebook import check_slugs
 from loopkit.run import Run
 from loopkit.silence import Filter
-from loopkit.taps.patch import Handle
+from loopkit.taps.patch import Handle, Taps
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class _Open:
-    """The open run of this process, the watches that joined it, and its taps."""
+    """The open run of this process, the watches that joined it, its taps, and the other processes it has."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, processes: Processes, skip: Sequence[str] = ()) -> None:
         self.run = run
+        self.processes = processes
         self.watches = 0
         self.handle: Handle | None = None
+        self._skip = skip
+        if processes.writer is not None:
+            run.manager.add(processes.writer, "part")
+
+    def listen(self) -> None:
+        """Install the taps."""
+        run = self.run
+        self.handle = Taps(taps.install(run), SpawnTap(run, lambda: self.processes.ticket(run)))
+
+    def close(self) -> None:
+        """End the run. Its findings are reported here if no other process does that."""
+        run, processes = self.run, self.processes
+        try:
+            run.finish(processes.gather)
+            if run.manager.checks_only and not run.part and (processes.reports or not processes.saved()):
+                run.manager.checks_only = False
+                run.manager.load_installed(self._skip)
+                run.refresh()
+                run.tell()
+        finally:
+            if self.handle is not None:
+                self.handle.undo()
 
 
 _open: _Open | None = None
@@ -37,17 +66,82 @@ def current_run() -> Run | None:
     return _open.run if _open is not None else None
 
 
-def _forked() -> None:
-    """A forked child inherits the taps: let them pass everything through, so that it disturbs nobody."""
-    global _open
+# -- children --------------------------------------------------------------------------------------------
+
+
+def _about_to_fork() -> None:
     if _open is not None:
-        _open.run.stop_listening()
-        if _open.handle is not None:
-            _open.handle.undo()
+        _open.processes.ticket(_open.run)  # the folder that its children share is made before the first of them
+
+
+def _forked() -> None:
+    """A forked child inherits the taps: take them out, and wait for the first sign of training.
+
+    What it inherits while it waits it may pass on: a child of its own wakes by itself.
+    """
+    global _open
+    if _open is None:
+        return
+    opened, _open = _open, None
+    opened.run.stop_listening()
+    if opened.handle is not None:
+        opened.handle.undo()
+    ticket = opened.processes.ticket(opened.run)
+    if ticket is not None:
+        Asleep(ticket, open_child)
+
+
+os.register_at_fork(before=_about_to_fork, after_in_child=_forked)
+
+
+def open_child(ticket: Ticket) -> None:
+    """Watch this process as a part of the run of another one, until it ends or that run does."""
+    global _open
+    if not os.path.isdir(ticket.folder):
+        return  # the run is over
+    run = Run(Manager(checks_only=True), part=True)
+    opened = _Open(run, Processes.of_child(Folder(ticket.folder), lambda: _close_child(opened)))
+    try:
+        for folder in ticket.user_folders:
+            run.instrument(CallSites).add_user_folder(folder)
+        for check in ticket.checks:
+            _add_anew(run, check)
+        run.refresh()
+        opened.listen()
+        _open = opened
+        run.start()
+    except Exception:  # noqa: BLE001 - a child that cannot be watched trains all the same
+        _close_child(opened)
+        return
+    atexit.register(_end_of_child, opened)  # which children of multiprocessing skip
+    multiprocessing.util.Finalize(None, _end_of_child, (opened,), exitpriority=0)
+
+
+def _add_anew(run: Run, check: Any) -> None:
+    """Give a child a check of its own: one that holds what the parent saw would judge both as one."""
+    try:
+        made = (fetch(check) if isinstance(check, str) else check)()
+    except Exception as error:  # noqa: BLE001
+        rule = getattr(check, "rule", str(check))
+        run.could_not_check(rule, f"in child processes: it cannot be made anew there ({error})")
+    else:
+        run.manager.add(made)
+
+
+def _end_of_child(opened: _Open) -> None:
+    global _open
+    if _open is opened:  # not in a child of this child, which inherits what is to be done at exit
         _open = None
+        opened.close()
 
 
-os.register_at_fork(after_in_child=_forked)
+def _close_child(opened: _Open) -> None:
+    """The run is over before the child is: from now on nothing of ours is in it."""
+    global _open
+    if _open is opened:
+        _open = None
+    if opened.handle is not None:
+        opened.handle.undo()
 
 
 class Watch:
@@ -91,8 +185,10 @@ class Watch:
 
     def __enter__(self) -> Run:
         global _open
+        if asleep.sleeping is not None:
+            asleep.sleeping.rouse()  # so that this joins the run of the process that started us
         first = _open is None
-        opened = _open if _open is not None else _Open(Run(Manager()))
+        opened = _open if _open is not None else self._opened()
         before = {id(plugin) for _, plugin in opened.run.manager.plugins()}
         filters = Filter.of(self._select, self._ignore)
         self._add_plugins(opened.run.manager)
@@ -104,7 +200,7 @@ class Watch:
             opened.handle.undo()  # a tap listens only for what somebody hears
             opened.handle = None
         if opened.handle is None:
-            opened.handle = taps.install(opened.run)
+            opened.listen()
             _open = opened
         opened.watches += 1
         self._joined.append((opened, filters, added))
@@ -122,13 +218,13 @@ class Watch:
         global _open
         opened, filters, added = self._joined.pop()
         opened.watches -= 1
-        if opened is _open and opened.watches == 0:
+        if opened is _open and opened.watches == 0 and not opened.run.part:
             _open = None
-            try:
-                opened.run.finish()
-            finally:
-                if opened.handle is not None:
-                    opened.handle.undo()
+            if isinstance(error, StopTraining | KeyboardInterrupt):
+                opened.run.ending = "stopped"
+            elif error is not None and not (isinstance(error, SystemExit) and not error.code):
+                opened.run.ending = "failed"
+            opened.close()
         elif opened is _open:
             opened.run.filters.remove(filters)
             for plugin in added:
@@ -146,6 +242,9 @@ class Watch:
             return None
 
         return watched
+
+    def _opened(self) -> _Open:
+        return _Open(Run(Manager(checks_only=not ranks.leads())), Processes(), self._skip)
 
     def _add_plugins(self, manager: Manager) -> None:
         for plugin in self._plugins:

@@ -21,10 +21,10 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"errors", "finding", "parts"},
+    {"errors", "finding", "ranks", "asleep", "strays"},
     {"hookspecs", "update"},
     {"manager", "silence", "habit"},
-    {"rulebook"},
+    {"rulebook", "parts"},
     {"callsite", "doubt", "signature"},
     {"row", "holdings", "inputs", "lossgraph", "models", "untouched"},
     {"looking"},
@@ -32,11 +32,13 @@ LAYERS = [
     {"reading", "graphwalk", "survey"},
     {"opensteps", "schedulers", "loaders", "losses"},
     {"history"},
-    {"recorder"},
+    {"recorder", "found"},
+    {"notes"},
     {"run"},
     {"taps"},
+    {"processes"},
     {"watching"},
-    {"batching", "script"},
+    {"batching", "script", "joining"},
     {"cli"},
     {"__main__"},
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import multiprocessing.spawn
 from typing import Any
 
 import torch
@@ -33,7 +34,10 @@ _OWNERS: tuple[Any, ...] = (
 
 def picture() -> dict[str, object]:
     """Every attribute of the patched modules and classes, every `__call__` of a module class, every hook table."""
-    seen: dict[str, object] = {"run": current_run()}
+    seen: dict[str, object] = {
+        "run": current_run(),
+        "multiprocessing.spawn.get_preparation_data": multiprocessing.spawn.get_preparation_data,
+    }
     for owner in _OWNERS:
         for name, value in vars(owner).items():
             if callable(value):

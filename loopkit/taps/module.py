@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from loopkit.notes import COMPILED, graphs_compiled
 from loopkit.recorder import Recorder
-from loopkit.run import COMPILED, Run, graphs_compiled
+from loopkit.run import Run
 from loopkit.taps.patch import Cell, Handle, hide_this_frame, listen, opaque
 
 _SEARCHES = 8

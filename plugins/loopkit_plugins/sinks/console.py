@@ -61,10 +61,9 @@ def told(finding: Finding, folder: str) -> str:
     """One finding as five lines: place and rule, seen, why, try, quiet."""
     where = f"{relative(finding.place.file, folder)}:{finding.place.line}" if finding.place else "(no line)"
     step = f", step {finding.step}" if finding.step is not None else ""
-    rank = f", rank {finding.rank}" if finding.rank is not None else ""
     return "\n".join(
         [
-            f"{where}  {finding.severity}  {finding.rule}  ({finding.confidence}{step}{rank})",
+            f"{where}  {finding.severity}  {finding.rule}  ({finding.confidence}{step}{_whose(finding)})",
             f"  seen   {finding.seen}",
             f"  why    {finding.why}",
             f"  try    {finding.remedy}",
@@ -73,16 +72,30 @@ def told(finding: Finding, folder: str) -> str:
     )
 
 
+def _whose(finding: Finding) -> str:
+    """Which process showed it, where that is not the only one there is."""
+    ranks, names = finding.evidence.get("ranks", []), finding.evidence.get("processes", [])
+    if len(ranks) > 1:
+        return f", ranks {', '.join(map(str, ranks))}"
+    if finding.rank is not None:
+        return f", rank {finding.rank}"
+    if not names:
+        return ""
+    return f", in {names[0]}" if len(names) == 1 else f", in {len(names)} processes"
+
+
 def summary(run: Run) -> list[str]:
     """The lines that end a report."""
     findings = run.findings
     counts = Counter(finding.severity for finding in findings)
     found = ", ".join(_counted(counts[each], str(each)) for each in reversed(Severity) if counts[each])
-    lines = ["", f"loopkit  {_counted(run.steps, 'optimizer step')} watched: {found or 'nothing found'}"]
+    steps = run.steps_by_process()
+    watched = f"{_counted(sum(steps), 'optimizer step')} watched" + (f" in {len(steps)} processes" * (len(steps) > 1))
+    lines = ["", f"loopkit  {watched}: {found or 'nothing found'}"]
     for finding in findings:
         place = f"{relative(finding.place.file, run.folder)}:{finding.place.line}" if finding.place else "(no line)"
         times = f"  in {_counted(finding.count, 'update')}" if finding.count > 1 else ""
-        lines.append(f"  {finding.severity!s:<8} {place}  {finding.rule}{times}")
+        lines.append(f"  {finding.severity!s:<8} {place}  {finding.rule}{times}{_whose(finding)}")
     lines += _loop(run)
     for rule, why in run.not_checked():
         lines.append(f"  not checked  {'' if rule == '*' else rule + ': '}{why}")

@@ -1,0 +1,94 @@
+"""A child process that may train, before it does: nothing of loopkit runs in it but three light wrappers.
+
+Most children never train (workers of a DataLoader): they must not pay for a watch. One that makes an optimizer,
+clears gradients or runs backward wakes, and is watched from that call on.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a child needs to join the run of the process that started it.
+
+    Args:
+        folder: where parts are written.
+        checks: classes in a forked child; `"module:Class"` in one that begins anew.
+        user_folders: code that is the user's though it is installed.
+    """
+
+    folder: str
+    checks: tuple[Any, ...]
+    user_folders: tuple[str, ...]
+
+
+class Asleep:
+    """Waits for the first sign of training, then calls `wake` once, and the call goes on as if it had been watched.
+
+    Args:
+        ticket: handed to `wake`.
+        wake: opens a watch; called when nothing of this is left in torch.
+    """
+
+    def __init__(self, ticket: Ticket, wake: Callable[[Ticket], None]) -> None:
+        import torch
+
+        self._ticket = ticket
+        self._wake = wake
+        self._over = False
+        self._triggers = [
+            _Trigger(torch.optim.Optimizer, "_patch_step_function", self.rouse),  # called by constructors
+            _Trigger(torch.optim.Optimizer, "zero_grad", self.rouse),
+            _Trigger(torch.autograd, "backward", self.rouse),
+        ]
+        global sleeping
+        sleeping = self
+
+    def rouse(self) -> None:
+        """Training begins, or a watch is opened by hand."""
+        global sleeping
+        if self._over:
+            return
+        self._over = True
+        sleeping = None
+        for trigger in reversed(self._triggers):
+            trigger.undo()
+        self._wake(self._ticket)
+
+
+sleeping: Asleep | None = None
+"""What waits in this process, or None."""
+
+
+class _Trigger:
+    """A wrapper that rouses, and then calls whatever stands in its place."""
+
+    def __init__(self, owner: Any, name: str, rouse: Callable[[], None]) -> None:
+        from torch.compiler import is_dynamo_compiling
+
+        original = self._original = getattr(owner, name)
+        self._owner, self._name = owner, name
+        self._own = vars(owner).get(name)
+
+        @functools.wraps(original)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if is_dynamo_compiling():
+                return original(*args, **kwargs)
+            # Beneath somebody else's patch, or kept by name: calling what stands there would come back here.
+            on_top = vars(owner).get(name) is wrapper
+            rouse()
+            return (getattr(owner, name) if on_top else original)(*args, **kwargs)
+
+        self._wrapper = wrapper
+        setattr(owner, name, wrapper)
+
+    def undo(self) -> None:
+        """Put the original back, unless somebody has patched on top."""
+        if vars(self._owner).get(self._name) is not self._wrapper:
+            return
+        setattr(self._owner, self._name, self._own)
