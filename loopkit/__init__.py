@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
+    from loopkit.models import Models as Models
     from loopkit.run import Run as Run
     from loopkit.schedule import Epochs as Epochs
     from loopkit.schedule import ScheduleReading as ScheduleReading
     from loopkit.schedule import Shape as Shape
     from loopkit.silence import Silence as Silence
+    from loopkit.strays import Missed as Missed
+    from loopkit.strays import Stray as Stray
     from loopkit.update import Clipped as Clipped
     from loopkit.update import ClipReading as ClipReading
     from loopkit.update import Event as Event
@@ -65,6 +68,9 @@ _PLACES = {
     "hookimpl": "hookspecs",
     "Habit": "habit",
     "Ledger": "ledger",
+    "Models": "models",
+    "Missed": "strays",
+    "Stray": "strays",
     "Run": "run",
     "Silence": "silence",
     "Epochs": "schedule",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from loopkit.holdings import Owner
     from loopkit.lossgraph import Node
+    from loopkit.strays import Missed
 
 MOST_NODES = 20_000
 """Nodes looked at; a larger graph counts as opaque beyond them."""
@@ -30,9 +31,9 @@ class Leaf:
 
     __slots__ = ("live", "newest", "oldest", "tensor")
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, *, live: bool = False) -> None:
         self.tensor = tensor
-        self.live = False
+        self.live = live
         self.oldest = 1 << 62
         self.newest = -1
 
@@ -52,8 +53,12 @@ class Walk:
         self.opaque: dict[str, None] = {}
         self.zeroes: dict[str, None] = {}
         self.nodes: dict[Node, None] = {}
-        starts: list[Node] = [root.grad_fn for root in roots if root.grad_fn is not None]
+        given = list(roots)
+        starts: list[Node] = [root.grad_fn for root in given if root.grad_fn is not None]
         self.made_at: int = max([node._sequence_nr() for node in starts], default=0)
+        for root in given:
+            if root.grad_fn is None and root.requires_grad:
+                self.leaves[id(root)] = Leaf(root, live=True)
         behind = self._visit(starts, live=True)
         self._visit(behind, live=False)
 
@@ -93,8 +98,8 @@ class Walk:
             leaf.oldest = min(leaf.oldest, number)
             leaf.newest = max(leaf.newest, number)
 
-    def reach(self, owner: Owner) -> Reach:
-        """How the walked loss reaches one optimizer's parameters."""
+    def reach(self, owner: Owner, missed: tuple[Missed, ...]) -> Reach:
+        """How the walked loss reaches one optimizer's parameters; `missed` is what was never reached."""
         trainable = [each for each in owner.parameters() if each.requires_grad]
         met = [leaf for each in trainable if (leaf := self.leaves.get(id(each))) is not None]
         moved = [(leaf, at) for leaf, at in self._moved(owner) if at]
@@ -108,6 +113,7 @@ class Walk:
             stale=len(stale),
             current=sum(leaf.newest >= at for leaf, at in moved),
             step=owner.last_site if stale else None,
+            missed=missed,
         )
 
     def _moved(self, owner: Owner) -> Iterator[tuple[Leaf, int]]:

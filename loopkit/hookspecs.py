@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch.optim import Optimizer
 
+    from loopkit.callsite import Site
     from loopkit.finding import Finding
     from loopkit.run import Run
     from loopkit.update import Update
@@ -61,6 +62,14 @@ def after_forward(
     run: Run, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> Answer:
     """The outermost module returned `output`. Not called when it raised. Cost: as `before_forward`."""
+
+
+@hookspec
+def checkpoint_cut(run: Run, function: Any, args: tuple[Any, ...], site: Site) -> Answer:
+    """A reentrant activation checkpoint of `function` is called at `site` with gradients on, and no tensor among
+    its arguments requires one: nothing inside it gets a gradient from this call. Cost: a look at the arguments
+    of each reentrant checkpoint, and one call of those that are cut.
+    """
 
 
 @hookspec

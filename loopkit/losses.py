@@ -12,6 +12,8 @@ import torch
 from loopkit.graphwalk import Walk
 from loopkit.ledger import Ledger
 from loopkit.lossgraph import LossGraph, Part, RawLoss
+from loopkit.models import Models
+from loopkit.survey import Survey
 from loopkit.weights import Weights
 
 _ALWAYS_WALKED = 4
@@ -30,18 +32,21 @@ class Losses:
         backwards: of this update, read so far.
         first: whether the first backward of this update was to be read too.
         graph: the instrument that reads.
+        survey: compares what losses reach with what optimizers own.
         error: why nothing is read any more, or None.
         walking: whether graphs are walked whole in this update.
         weights: what the parameters were when the last forward ended, while walking.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, models: Models) -> None:
         self.graph = LossGraph()
+        self.walking = True
         self.wanted = self.first = True
         self.error: Exception | None = None
         self._ledger = ledger
-        self.walking = True
         self.weights = Weights(ledger)
+        self.survey = Survey(models, ledger)
+        self._updates = 0
         self._novel = 0
         self.backwards = 0
         self._sent: list[Callable[[], object]] = []  # roots of this update, weakly
@@ -85,12 +90,15 @@ class Losses:
     def _walk(self, read: RawLoss, roots: list[torch.Tensor], asked: dict[str, Any]) -> None:
         walk = Walk(roots)
         root = roots[0]
+        strays, missed = self.survey.of(walk, self._updates)
         read.walked = {
             "walked": True,
             "leaf": all(each.grad_fn is None for each in roots),
             "opaque": tuple(walk.opaque),
             "zeroes": tuple(walk.zeroes),
-            "reaches": tuple(walk.reach(owner) for owner in self._ledger.owners()),
+            "reaches": tuple(walk.reach(owner, missed.get(owner.number, ())) for owner in self._ledger.owners()),
+            "parameters": any(isinstance(leaf.tensor, torch.nn.Parameter) for leaf in walk.leaves.values()),
+            "strays": strays,
             "repeated": any(known() is root for known in self._sent),
             "retained": bool(asked.get("retain_graph")),
             "double": bool(asked.get("create_graph")),
@@ -114,6 +122,7 @@ class Losses:
     def closed(self, updates: int, seen: int) -> None:
         """An update closed, the `updates`-th of the run and the `seen`-th of its signature: plan the next one."""
         following = updates + 1
+        self._updates = updates
         self.walking = following <= _ALWAYS_WALKED or following & (following - 1) == 0
         if seen == 1 and self._novel < _NOVEL:
             self._novel += 1

@@ -18,6 +18,7 @@ from loopkit.inputs import Inputs
 from loopkit.ledger import Ledger
 from loopkit.loaders import Loaders
 from loopkit.losses import Losses
+from loopkit.models import Models
 from loopkit.opensteps import OpenStep, OpenSteps
 from loopkit.pending import Waiting
 from loopkit.reading import read, told
@@ -59,7 +60,9 @@ class Recorder:
         deliver: called with each `Update` that checks should see, and its signature.
     """
 
-    def __init__(self, sites: CallSites, ledger: Ledger, deliver: Callable[[Update, Signature], None]) -> None:
+    def __init__(
+        self, sites: CallSites, ledger: Ledger, models: Models, deliver: Callable[[Update, Signature], None]
+    ) -> None:
         self.sites = sites
         self.ledger = ledger
         self.steps = 0
@@ -80,7 +83,8 @@ class Recorder:
         self._open = OpenSteps(ledger)
         self._inputs = Inputs()
         self._loaders = Loaders()
-        self.losses = Losses(ledger)
+        self.losses = Losses(ledger, models)
+        self.models = models
         self._schedulers = Schedulers(ledger)
         self._waiting = Waiting(ledger)
         self._clips = Clips(ledger)
@@ -107,10 +111,12 @@ class Recorder:
         if not self._events or self._events[-1] is not _BATCH:
             self._events.append(_BATCH)
 
-    def forward_began(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def forward_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The outermost module was called."""
         if self._stepped and not self._open.stack:
             self.close()
+        if self.losses.walking:
+            self.models.met(module)
         if not torch.is_grad_enabled():
             self.evaluations += 1
             self._evaluated()

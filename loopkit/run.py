@@ -18,6 +18,7 @@ from loopkit.finding import Finding, Severity
 from loopkit.found import Found
 from loopkit.ledger import Ledger
 from loopkit.manager import Failure, Manager
+from loopkit.models import Models
 from loopkit.notes import Notes
 from loopkit.parts import Part
 from loopkit.recorder import Recorder
@@ -61,7 +62,8 @@ class Run:
         self._instruments: dict[type[Any], Any] = {}
         self._found: dict[tuple[object, ...], Found] = {}
         self._others: list[Part] = []
-        self.recorder = Recorder(self.instrument(CallSites), self.instrument(Ledger), self._judge)
+        sites, ledger, models = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
+        self.recorder = Recorder(sites, ledger, models, self._judge)
         self.history = self.recorder.history
         manager.when_one_fails(self._plugin_failed)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from loopkit.callsite import Site
     from loopkit.schedule import ScheduleReading
+    from loopkit.strays import Missed, Stray
 
 
 class Kind(enum.StrEnum):
@@ -199,6 +200,7 @@ class Reach:
         current: of those that a step has moved at all, how many were used since.
         step: the optimizer's last step, where any are stale.
         changed: how many were changed through `.data` since the forward that used them, of the few that are sampled.
+        missed: modules all of whose parameters it owns and has never stepped, and which this loss does not reach.
     """
 
     optimizer: str
@@ -210,6 +212,7 @@ class Reach:
     current: int
     step: Site | None
     changed: int = 0
+    missed: tuple[Missed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +231,8 @@ class LossReading:
         opaque: kinds of nodes whose inside cannot be seen; what lies behind them is unknown.
         zeroes: operations met whose derivative is 0 everywhere.
         reaches: for each optimizer of the run.
+        parameters: some `nn.Parameter` is reached, whoever owns it.
+        strays: parameters reached that no optimizer owns or has owned.
         repeated: this very tensor was sent backward before in this update.
         repeats: which backward of this update, from 0, had sent the same loss, or a part of the sum that it is.
         retained: its graph was kept (`retain_graph`).
@@ -243,6 +248,8 @@ class LossReading:
     opaque: tuple[str, ...] = ()
     zeroes: tuple[str, ...] = ()
     reaches: tuple[Reach, ...] = ()
+    parameters: bool = False
+    strays: tuple[Stray, ...] = ()
     repeated: bool = False
     repeats: int | None = None
     retained: bool = False
@@ -252,6 +259,17 @@ class LossReading:
     def shares(self) -> tuple[float | None, ...]:
         """The weight of each term's own mean in this loss; None where its reduction is not known, or a pure sum."""
         return tuple(self._share(term) for term in self.terms)
+
+    @property
+    def cut(self) -> str:
+        """Why this loss cannot train what any optimizer owns, where its graph proves it: "leaf" (it has no graph),
+        "apart" (it has one that ends elsewhere) or "zero" (every path passes a derivative that is 0); else "".
+        """
+        if not self.walked or self.opaque or self.selective or not self.reaches:
+            return ""
+        if not any(reach.reached for reach in self.reaches):
+            return "" if self.parameters else "leaf" if self.leaf else "apart"
+        return "" if any(reach.reached > reach.zeroed for reach in self.reaches) else "zero"
 
     def _share(self, term: LossTerm) -> float | None:
         factor = self.factor * term.factor

@@ -21,15 +21,15 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"errors", "finding", "ranks", "asleep", "schedule"},
+    {"errors", "finding", "ranks", "asleep", "schedule", "strays"},
     {"hookspecs", "update"},
     {"manager", "silence", "habit", "windows"},
     {"rulebook", "parts"},
     {"callsite", "doubt", "horizon", "signature"},
-    {"row", "holdings", "inputs", "lossgraph"},
+    {"row", "holdings", "inputs", "lossgraph", "models", "untouched"},
     {"looking"},
     {"ledger"},
-    {"reading", "graphwalk", "weights"},
+    {"reading", "graphwalk", "weights", "survey"},
     {"opensteps", "schedulers", "loaders", "losses", "pending", "clips"},
     {"history"},
     {"recorder", "found"},

@@ -7,6 +7,7 @@ import multiprocessing.spawn
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import clip_grad
 from torch.optim import lr_scheduler
@@ -21,6 +22,7 @@ _OWNERS: tuple[Any, ...] = (
     torch.nn.utils,
     clip_grad,
     torch.amp.GradScaler,
+    torch.utils.checkpoint.CheckpointFunction,
     torch.optim.Optimizer,
     dataloader.DataLoader,
     dataloader._BaseDataLoaderIter,

@@ -4,6 +4,7 @@
 |---|---|---|
 | iterating a `DataLoader` | `batch_loaded` | `loader.py` |
 | calling the outermost `Module` | `before_forward`, `after_forward` | `module.py` |
+| a reentrant `torch.utils.checkpoint.checkpoint` | `checkpoint_cut` | `checkpoint.py` |
 | `Tensor.backward`, `torch.autograd.backward` | `before_backward`, `after_backward` | `autograd.py` |
 | `clip_grad_norm_`, `clip_grads_with_norm_`, `clip_grad_value_` | `gradients_clipped` | `clipping.py` |
 | `GradScaler.unscale_`, `GradScaler.step` | `gradients_unscaled`, `step_skipped` | `amp.py` |
@@ -12,8 +13,8 @@
 | `LRScheduler.step` | `scheduler_stepped` | `scheduler.py` |
 | `Module.train`, `Module.eval` | `mode_changed` | `mode.py` |
 
-All but the last also feed the record of the current update, so they are installed in every run. Inside a region
-that torch.compile traces, and on other threads than the first that trained, nothing is an event.
+All but checkpoints and modes also feed the record of the current update, so they are installed in every run. Inside a
+region that torch.compile traces, and on other threads than the first that trained, nothing is an event.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loopkit.run import Run
-from loopkit.taps import amp, autograd, clipping, loader, mode, module, optimizer, scheduler
+from loopkit.taps import amp, autograd, checkpoint, clipping, loader, mode, module, optimizer, scheduler
 from loopkit.taps.patch import Handle, Taps
 
 ALWAYS: tuple[Callable[[Run], Handle], ...] = (
@@ -33,7 +34,7 @@ ALWAYS: tuple[Callable[[Run], Handle], ...] = (
     optimizer.install,
     scheduler.install,
 )
-IF_HEARD: dict[str, Callable[[Run], Handle]] = {"mode_changed": mode.install}
+IF_HEARD: dict[str, Callable[[Run], Handle]] = {"mode_changed": mode.install, "checkpoint_cut": checkpoint.install}
 
 
 def install(run: Run) -> Handle:

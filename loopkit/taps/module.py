@@ -52,7 +52,7 @@ class _Models:
 
     def began(self, run: Run, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The outermost call begins."""
-        run.recorder.forward_began(args, kwargs)
+        run.recorder.forward_began(module, args, kwargs)
         if "before_forward" in run.heard:
             run.emit("before_forward", module=module, args=args, kwargs=kwargs)
 
@@ -138,6 +138,8 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
         outermost = False
         try:
             if run is None or models is None or models.depth or run.busy or run.recorder.in_backward:
+                if run is not None and run.recorder.searching and models is not None and models.depth:
+                    listen(run, _inside, self)
                 return original(*args, **kwargs)
             if run.thread != get_ident() and not run.listens():
                 return original(*args, **kwargs)
@@ -145,7 +147,7 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
                 listen(run, models.began, self, args, kwargs)
             else:  # as in `patch.py`: without a frame that only keeps time
                 try:
-                    run.recorder.forward_began(args, kwargs)
+                    run.recorder.forward_began(self, args, kwargs)
                 except Exception as error:  # noqa: BLE001
                     run.broken(error)
             models.depth, outermost = 1, True
@@ -168,5 +170,12 @@ def _trains(module: torch.nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
+def _inside(run: Run, module: torch.nn.Module) -> None:
+    """A submodule is called: heard only while the search is on."""
+    if not run.busy and run.thread == get_ident():
+        run.recorder.models.ran(module)
+
+
+opaque(_inside, callees=True)
 opaque(_Models.began, callees=True)
 opaque(Recorder.forward_began, callees=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loopkit import Confidence, Event, Finding, Habit, Severity, StepReading, Update, hookimpl
+from loopkit import Confidence, Event, Finding, Habit, Kind, Severity, StepReading, Update, hookimpl
 
 
 class StepWithoutFreshGrad:
@@ -33,7 +33,8 @@ class StepWithoutFreshGrad:
         A step that a wrapper or GradScaler left out; steps without a forward (the idiom that quiets the scheduler's
         warning, or plots a schedule); a batch now and then whose loss has no graph; steps with a closure; a rate of 0
         or frozen parameters only; gradients written by hand; optimizers that step inside backward; one of several
-        optimizers, when another used that backward; optimizers that are not torch's own and may need no gradients.
+        optimizers, when another used that backward; optimizers that are not torch's own and may need no gradients;
+        losses whose graph leads to no parameter, which `grad-path-cut` names.
 
     What it costs
         Nothing beyond the ledger. Gradients written through `.data` leave no trace, so before gradients are called
@@ -46,11 +47,13 @@ class StepWithoutFreshGrad:
 
     def __init__(self) -> None:
         self._habit = Habit()
+        self._cut: set[int] = set()
 
     @hookimpl
     def update_finished(self, update: Update) -> Iterator[Finding]:
         """Judge each step of the update that nothing fresh reached."""
         steps = list(update.steps())
+        cut = self._is_cut(update)
         fed = any(step.fresh or step.mixed for _, step in steps)
         for event, step in steps:
             if step.fresh or step.mixed or step.written or not step.parameters or event.site is None:
@@ -61,10 +64,18 @@ class StepWithoutFreshGrad:
                 continue
             if step.reused:
                 yield self._reused(event, step, update.number)
-            elif step.worked and not fed and not step.others_fed:
+            elif step.worked and not fed and not step.others_fed and not cut:
                 key = (step.number, event.site.number)
                 if self._habit.is_one(key, update.signature, update.seen, step.steps):
                     yield self._without(event, step, update.number)
+
+    def _is_cut(self, update: Update) -> bool:
+        """Whether all backwards came from lines whose loss leads nowhere: another rule's finding."""
+        for event, loss in update.losses():
+            if loss.walked and event.site is not None:
+                (self._cut.add if loss.cut else self._cut.discard)(event.site.number)
+        sites = {event.site.number for event in update.events if event.kind is Kind.BACKWARD and event.site}
+        return bool(sites) and sites <= self._cut
 
     def _without(self, event: Event, step: StepReading, number: int) -> Finding:
         assert event.site is not None
