@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
+    from loopkit.lossreading import LossReading as LossReading
+    from loopkit.lossreading import LossTerm as LossTerm
+    from loopkit.lossreading import Reach as Reach
     from loopkit.models import Models as Models
     from loopkit.run import Run as Run
     from loopkit.schedule import Epochs as Epochs
@@ -38,10 +41,7 @@ if TYPE_CHECKING:
     from loopkit.update import Kind as Kind
     from loopkit.update import Leak as Leak
     from loopkit.update import LoaderReading as LoaderReading
-    from loopkit.update import LossReading as LossReading
-    from loopkit.update import LossTerm as LossTerm
     from loopkit.update import Pending as Pending
-    from loopkit.update import Reach as Reach
     from loopkit.update import SchedulerReading as SchedulerReading
     from loopkit.update import StepReading as StepReading
     from loopkit.update import Update as Update
@@ -82,10 +82,10 @@ _PLACES = {
     "Kind": "update",
     "Leak": "update",
     "LoaderReading": "update",
-    "LossReading": "update",
-    "LossTerm": "update",
+    "LossReading": "lossreading",
+    "LossTerm": "lossreading",
     "Pending": "update",
-    "Reach": "update",
+    "Reach": "lossreading",
     "SchedulerReading": "update",
     "StepReading": "update",
     "Update": "update",

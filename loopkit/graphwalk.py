@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from loopkit.holdings import is_zero
-from loopkit.update import Reach
+from loopkit.lossreading import Reach
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from loopkit.update import LossReading, LossTerm
+from loopkit.lossreading import LossReading, LossTerm
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,12 +9,13 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loopkit.lossreading import LossReading
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from loopkit.callsite import Site
     from loopkit.schedule import ScheduleReading
-    from loopkit.strays import Missed, Stray
 
 
 class Kind(enum.StrEnum):
@@ -166,118 +167,6 @@ class LoaderReading:
 
     number: int
     length: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class LossTerm:
-    """One term of a loss, at the node where it is reduced.
-
-    Args:
-        kind: the operation, as autograd names it: `NllLoss`, `MseLoss`, `Mean`, `Sum`; "" where nothing is there.
-        reduction: "mean", "sum" or "none"; "" where the operation does not say.
-        factor: product of the constants between the sum of terms and this one.
-        valid: targets that count, where the operation keeps that number (unweighted cross-entropy).
-        total: targets, ignored ones included.
-    """
-
-    kind: str
-    reduction: str
-    factor: float
-    valid: float | None
-    total: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """How a walked loss reaches one optimizer's trainable parameters.
-
-    Args:
-        optimizer, number: its label, and which optimizer of the run it is.
-        parameters: how many are trainable.
-        reached: how many of them the graph leads to.
-        zeroed: of those, how many only through operations whose derivative is 0 everywhere.
-        stale: of those, how many were used before a step moved them, so with other values than now.
-        current: of those that a step has moved at all, how many were used since.
-        step: the optimizer's last step, where any are stale.
-        changed: how many were changed through `.data` since the forward that used them, of the few that are sampled.
-        missed: modules all of whose parameters it owns and has never stepped, and which this loss does not reach.
-    """
-
-    optimizer: str
-    number: int
-    parameters: int
-    reached: int
-    zeroed: int
-    stale: int
-    current: int
-    step: Site | None
-    changed: int = 0
-    missed: tuple[Missed, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class LossReading:
-    """What the graph of a loss said when it was sent backward.
-
-    `factor` and `terms` are read in the first updates, in accumulation windows, and else ever more rarely; all else
-    only where `walked`.
-
-    Args:
-        factor: product of the constant factors outside the sum of terms, a GradScaler's left out.
-        terms: the sum's terms; one where there is no sum.
-        scaled: a GradScaler scales the loss.
-        walked: every node was visited.
-        leaf: the loss has no graph at all.
-        opaque: kinds of nodes whose inside cannot be seen; what lies behind them is unknown.
-        zeroes: operations met whose derivative is 0 everywhere.
-        reaches: for each optimizer of the run.
-        parameters: some `nn.Parameter` is reached, whoever owns it.
-        strays: parameters reached that no optimizer owns or has owned.
-        repeated: this very tensor was sent backward before in this update.
-        repeats: which backward of this update, from 0, had sent the same loss, or a part of the sum that it is.
-        retained: its graph was kept (`retain_graph`).
-        double: a graph of the backward itself was asked for (`create_graph`).
-        selective: it adds only to the tensors it was told to (`inputs`).
-    """
-
-    factor: float
-    terms: tuple[LossTerm, ...]
-    scaled: bool = False
-    walked: bool = False
-    leaf: bool = False
-    opaque: tuple[str, ...] = ()
-    zeroes: tuple[str, ...] = ()
-    reaches: tuple[Reach, ...] = ()
-    parameters: bool = False
-    strays: tuple[Stray, ...] = ()
-    repeated: bool = False
-    repeats: int | None = None
-    retained: bool = False
-    double: bool = False
-    selective: bool = False
-
-    def shares(self) -> tuple[float | None, ...]:
-        """The weight of each term's own mean in this loss; None where its reduction is not known, or a pure sum."""
-        return tuple(self._share(term) for term in self.terms)
-
-    @property
-    def cut(self) -> str:
-        """Why this loss cannot train what any optimizer owns, where its graph proves it: "leaf" (it has no graph),
-        "apart" (it has one that ends elsewhere) or "zero" (every path passes a derivative that is 0); else "".
-        """
-        if not self.walked or self.opaque or self.selective or not self.reaches:
-            return ""
-        if not any(reach.reached for reach in self.reaches):
-            return "" if self.parameters else "leaf" if self.leaf else "apart"
-        return "" if any(reach.reached > reach.zeroed for reach in self.reaches) else "zero"
-
-    def _share(self, term: LossTerm) -> float | None:
-        factor = self.factor * term.factor
-        if term.reduction == "mean":
-            return factor
-        if term.reduction == "sum" and term.valid is not None and factor != 1:
-            return factor * term.valid
-        return None
 
 
 @dataclass(frozen=True, slots=True)

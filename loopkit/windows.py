@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loopkit.update import Event, Kind, LoaderReading, LossReading, StepReading, Update
+from loopkit.lossreading import LossReading
+from loopkit.update import Event, Kind, LoaderReading, StepReading, Update
 
 if TYPE_CHECKING:
     from loopkit.callsite import Site
