@@ -219,7 +219,8 @@ def test_silent_on_a_rate_of_zero_and_on_a_step_that_was_skipped() -> None:
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
-            loss_of(out, y).backward()
+            (loss_of(out, y) + next(net.parameters()).square().sum()).backward()
+            optimizer.step()
 
     assert rules(rate) == []
     assert "stale-graph-backward" not in rules(skipped)
