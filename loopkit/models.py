@@ -20,6 +20,7 @@ _ROOTS = 64  # outermost modules known; a loop that makes a new model each time 
 _SUBMODULES = 20_000
 _ITEMS = 10_000  # of a plain container
 _DEEPEST = 4  # containers within containers
+_WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
 _INTERNAL = frozenset(vars(nn.Module()))
 
 
@@ -49,9 +50,7 @@ class Models:
     def met(self, module: nn.Module) -> None:
         """An outermost module is called; of DDP and compiled ones, what they are put around."""
         self.ran(module)
-        while (inner := module._modules.get("module") or module._modules.get("_orig_mod")) is not None:
-            if len(module._modules) > 1 or not type(module).__module__.startswith("torch."):
-                break
+        while isinstance(inner := getattr(module, _WRAPPERS.get(type(module).__name__, ""), None), nn.Module):
             module = inner
         key = id(module)
         known = self._roots.get(key)

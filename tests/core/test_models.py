@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+import pytest
 import torch
 from torch import nn
 
@@ -52,6 +53,13 @@ def test_a_wrapper_of_torch_is_not_the_root() -> None:
     models, net = Models(), _net()
     models.met(nn.DataParallel(net))
     assert models.roots() == [net]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_a_scripted_module_is_one_like_any_other() -> None:
+    models, net = Models(), torch.jit.script(nn.Sequential(nn.Linear(2, 2)))
+    models.met(net)
+    assert len(models.parameters()) == 2
 
 
 def test_a_module_inside_another_root_is_no_root_and_the_dead_are_forgotten() -> None:
