@@ -147,6 +147,21 @@ def test_found_without_a_loader_in_longer_windows_of_plain_losses() -> None:
     assert finding.evidence["gradient_over_mean"] == 8.0
 
 
+def test_found_where_the_batches_of_a_window_are_fetched_first() -> None:
+    def loop() -> None:
+        net = model()
+        optimizer = adamw(net)
+        data = iter(loader(96))
+        for _ in range(6):
+            for x, y in [next(data) for _ in range(4)]:
+                loss_of(net(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    (finding,) = found(loop)
+    assert finding.severity is Severity.WARNING
+
+
 def _token_loss(reduction: str, denominator: float | None) -> Callable[[Tensor, Tensor], Tensor]:
     def loss(out: Tensor, y: Tensor) -> Tensor:
         value = cross_entropy(out, y.argmax(1), reduction=reduction)
