@@ -87,6 +87,7 @@ def told(raw: RawReading) -> StepReading:
         others_fed=bool(shape & 1 << 11),
         confirmed=bool(shape & 1 << 12),
         steps=steps + 1,
+        least=min((state.count for state, _ in kinds if state.fresh), default=0),
     )
 
 

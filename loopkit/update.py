@@ -80,6 +80,7 @@ class StepReading:
         others_fed: the last backward since the step before was used by another optimizer.
         confirmed: where something looks wrong, that values bear it out (`doubt.py`).
         steps: how many steps this optimizer has executed, this one included.
+        least: contributions to the parameter that got the fewest, of those that got any.
     """
 
     optimizer: str
@@ -106,6 +107,7 @@ class StepReading:
     others_fed: bool
     confirmed: bool
     steps: int
+    least: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,18 +80,12 @@ class Window:
     def alike(self) -> bool:
         """Whether all losses were read, have the same terms, and reach the same parameters."""
         known = [loss for loss in self.losses if loss is not None]
-        if len(known) < self.size:
+        if len(known) < self.size or self.reading.least < self.size:
             return False
         if any(loss.repeated or loss.retained or loss.double or loss.selective for loss in known):
             return False
         shapes = {tuple((term.kind, term.reduction) for term in loss.terms) for loss in known}
-        reached = {
-            reach.reached
-            for loss in known
-            for reach in loss.reaches
-            if loss.walked and reach.number == self.reading.number
-        }
-        return len(shapes) == 1 and len(reached) <= 1
+        return len(shapes) == 1
 
     def weights(self) -> tuple[float | None, ...]:
         """For each term, how often its mean over all micro-batches the window's gradient holds: 1 is right.
