@@ -92,6 +92,7 @@ def told(raw: RawReading) -> StepReading:
         leaked=leaked,
         leak=leak,
         steps=steps + 1,
+        least=min((state.count for state, _ in kinds if state.fresh), default=0),
     )
 
 

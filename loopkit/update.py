@@ -103,6 +103,7 @@ class StepReading:
             another optimizer's earlier step had used.
         leak: that one, where there are any.
         steps: how many steps this optimizer has executed, this one included.
+        least: contributions to the parameter that got the fewest, of those that got any.
     """
 
     optimizer: str
@@ -131,6 +132,7 @@ class StepReading:
     leaked: int
     leak: Leak | None
     steps: int
+    least: int = 0
 
 
 @dataclass(frozen=True, slots=True)

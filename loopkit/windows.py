@@ -28,6 +28,7 @@ class Window:
         dropped: they were cleared after their epoch, by a call that did not stand before the first one: it can have
             no other purpose.
         several_loaders: more than one loader feeds the training.
+        collected: the loop fetches the batches of a window first, as many as there are backwards.
     """
 
     step: Event
@@ -39,6 +40,7 @@ class Window:
     lost: int
     dropped: bool
     several_loaders: bool
+    collected: bool
 
     @property
     def size(self) -> int:
@@ -46,9 +48,10 @@ class Window:
         return len(self.losses)
 
     @property
-    def read_ahead(self) -> bool:
-        """Whether all its batches were there before its first backward, as in HF Trainer."""
-        return self.size > 1 and any(self.reading.batches) and len(set(self.reading.batches)) == 1
+    def of_hf_trainer(self) -> bool:
+        """Whether HF Trainer, which calls Accelerate, had all its batches before its first backward."""
+        batches = self.reading.batches
+        return self.framework == "accelerate" and self.size > 1 and any(batches) and len(set(batches)) == 1
 
     @property
     def framework(self) -> str:
@@ -69,7 +72,7 @@ class Window:
             inputs = inputs[1:]  # until a model is known, what a criterion is given passes for its input
         if len(set(inputs)) < len(inputs) or -1 in inputs:
             return False
-        if self.framework == "accelerate" or self.size == 1 or not any(batches):
+        if self.framework == "accelerate" or self.collected or self.size == 1 or not any(batches):
             return True
         # One read ahead stands beside its successor where an epoch ends.
         return len(set(batches)) >= max(2, len(batches) - 1)
@@ -78,18 +81,12 @@ class Window:
     def alike(self) -> bool:
         """Whether all losses were read, have the same terms, and reach the same parameters."""
         known = [loss for loss in self.losses if loss is not None]
-        if len(known) < self.size:
+        if len(known) < self.size or self.reading.least < self.size:
             return False
         if any(loss.repeated or loss.retained or loss.double or loss.selective for loss in known):
             return False
         shapes = {tuple((term.kind, term.reduction) for term in loss.terms) for loss in known}
-        reached = {
-            reach.reached
-            for loss in known
-            for reach in loss.reaches
-            if loss.walked and reach.number == self.reading.number
-        }
-        return len(shapes) == 1 and len(reached) <= 1
+        return len(shapes) == 1
 
     def weights(self) -> tuple[float | None, ...]:
         """For each term, how often its mean over all micro-batches the window's gradient holds: 1 is right.
@@ -118,6 +115,7 @@ class Windows:
         self._several = False
         self._training: set[int] = set()
         self._opening: set[Site] = set()  # clears before the run's first backward
+        self._collected: set[Site] = set()
 
     def of(self, update: Update) -> Iterator[Window]:
         """The window of each step of the update that is one call's, and that nothing else explains."""
@@ -147,6 +145,8 @@ class Windows:
         site = _one_call([events[i].site for i in used])
         if site is None:
             return None
+        if step.steps == 1 and len(used) > 1 and set(step.batches) == {len(used)}:
+            self._collected.add(site)  # as many batches as backwards, and all were there before the first of these
         lost, clear = _lost(events, step, site, [i for i in backwards if i < used[0]], began)
         # An epoch before what an older, unused backward would be is not this window's.
         first = max((i for i in backwards if i < used[0]), default=-1)
@@ -162,6 +162,7 @@ class Windows:
             lost=lost,
             dropped=clear is not None and clear not in self._opening,
             several_loaders=self._several,
+            collected=site in self._collected,
         )
 
     def _epochs(self, events: tuple[Event, ...]) -> dict[int, LoaderReading]:

@@ -102,6 +102,21 @@ def test_found_in_a_sum_that_each_micro_batch_divides_by_its_own_count() -> None
     assert finding.evidence["ratio"] == 5.0
 
 
+def test_found_where_the_batches_of_a_window_are_fetched_first() -> None:
+    def loop() -> None:
+        net = language_model()
+        optimizer = adamw(net)
+        data = iter(sentences([4, 4, 20, 20, 10, 10, 5, 3] * 4))
+        for _ in range(4):
+            for tokens, labels in [next(data) for _ in range(4)]:
+                (mean(net(tokens), labels) / 4).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    (finding,) = found(loop)
+    assert finding.severity is Severity.WARNING
+
+
 def test_counts_that_differ_a_little_are_only_said() -> None:
     (finding,) = found(loop_over([10, 10, 12, 12, 11, 11, 10, 10] * 4))
     assert finding.severity is Severity.INFO

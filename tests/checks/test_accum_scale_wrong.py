@@ -147,6 +147,21 @@ def test_found_without_a_loader_in_longer_windows_of_plain_losses() -> None:
     assert finding.evidence["gradient_over_mean"] == 8.0
 
 
+def test_found_where_the_batches_of_a_window_are_fetched_first() -> None:
+    def loop() -> None:
+        net = model()
+        optimizer = adamw(net)
+        data = iter(loader(96))
+        for _ in range(6):
+            for x, y in [next(data) for _ in range(4)]:
+                loss_of(net(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    (finding,) = found(loop)
+    assert finding.severity is Severity.WARNING
+
+
 def _token_loss(reduction: str, denominator: float | None) -> Callable[[Tensor, Tensor], Tensor]:
     def loss(out: Tensor, y: Tensor) -> Tensor:
         value = cross_entropy(out, y.argmax(1), reduction=reduction)
@@ -218,19 +233,24 @@ def test_silent_on_several_domains_through_one_helper() -> None:
     assert found(loop) == []
 
 
+class Tasks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.heads = nn.Linear(4, 8), nn.ModuleList([nn.Linear(8, 2) for _ in range(4)])
+
+    def forward(self, x: Tensor, task: int) -> Any:
+        return self.heads[task](self.body(x))
+
+
 def test_silent_on_tasks_with_heads_of_their_own() -> None:
     def loop() -> None:
-        body, heads = (
-            nn.Linear(4, 8),
-            nn.ModuleList([nn.Linear(8, 2) if i else nn.Bilinear(8, 8, 2) for i in range(4)]),
-        )
-        optimizer = torch.optim.Adam([*body.parameters(), *heads.parameters()])
+        net = Tasks()
+        optimizer = adamw(net)
         data = iter(loader(128))
         for _ in range(8):
-            for i, head in enumerate(heads):
+            for task in range(4):
                 x, y = next(data)
-                hidden = body(x)
-                loss_of(head(hidden) if i else head(hidden, hidden), y).backward()
+                loss_of(net(x, task), y).backward()
             optimizer.step()
             optimizer.zero_grad()
 

@@ -87,7 +87,7 @@ class AccumScaleWrong:
         twice = weight < 1
         times = f"1/{round(1 / weight)} of" if twice else f"{weight:.1f} times"
         how = "each loss was divided more than once" if twice else "no loss was divided"
-        trainer = window.read_ahead and not twice
+        trainer = window.of_hf_trainer and not twice
         return Finding(
             rule=self.rule,
             severity=Severity.INFO if trainer else self.severity,
@@ -196,6 +196,6 @@ def _why_twice(window: Window) -> str:
 
 def _remedy_twice(window: Window) -> str:
     if window.framework:
-        who = "HF Trainer" if window.read_ahead else window.framework
+        who = "HF Trainer" if window.of_hf_trainer else window.framework
         return f"leave the division to {who}, which does it: hand over the loss as it is"
     return f"divide once: by {window.size}, or by the count of the whole window"
