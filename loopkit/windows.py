@@ -148,6 +148,8 @@ class Windows:
         if step.steps == 1 and len(used) > 1 and set(step.batches) == {len(used)}:
             self._collected.add(site)  # as many batches as backwards, and all were there before the first of these
         lost, clear = _lost(events, step, site, [i for i in backwards if i < used[0]], began)
+        if not lost and any(wipe.backward is site for wipe in step.wipes):
+            return None  # a part of it was cleared: what is left is no window that anybody meant
         # An epoch before what an older, unused backward would be is not this window's.
         first = max((i for i in backwards if i < used[0]), default=-1)
         epoch = max((i for i in began if first < i < used[-1]), default=None)

@@ -74,18 +74,23 @@ class Book:
         if usual < 2:
             return
         first = [size for size, (begins, before) in zip(sizes, self.opened, strict=True) if begins and not before]
-        leaked = [
-            size for size, (begins, before) in zip(sizes, self.opened, strict=True) if size == usual + before > usual
-        ]
-        light = [w for w in self.windows if len(w) < usual and abs(sum(w) - len(w) / usual) < 1e-6]
-        full = next(w for w in self.windows if len(w) == usual)
-        # What an odd window weighs too much or too little, out of the weight of all updates.
-        heavier = sum(size / usual - 1 for size in leaked)
-        lighter = sum(1 - sum(window) for window in light)
-        weak = abs(sum(full) - 1) < 1e-6 and len(light) > 1 and 2 * len(light[0]) <= usual
-        much = max(heavier, lighter if weak else 0) * 20 > len(sizes)
-        if set(first) == {1} or self.epochs_wiped > 1 or much:
+        if set(first) == {1} or self.epochs_wiped > 1 or self._is_much(usual):
             self.note("accum-window-uneven")
+
+    def _is_much(self, usual: int) -> bool:
+        """Whether odd windows ever weighed more than one of twenty too much, or too little, of all until then."""
+        full = next(window for window in self.windows if len(window) == usual)
+        heavier = lighter = 0.0
+        lights = 0
+        for step, (window, (_, before)) in enumerate(zip(self.windows, self.opened, strict=True), 1):
+            size, weight = len(window), sum(window)
+            if size == usual + before > usual:
+                heavier += size / usual - 1
+            elif size < usual and abs(weight - size / usual) < 1e-6 and abs(sum(full) - 1) < 1e-6:
+                lighter, lights = lighter + 1 - weight, lights + (2 * size <= usual)
+            if max(heavier, lighter if lights > 1 else 0) * 20 > step:
+                return True
+        return False
 
 
 def _twice(window: list[float]) -> bool:
