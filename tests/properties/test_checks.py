@@ -88,7 +88,7 @@ class Book:
                 heavier += size / usual - 1
             elif size < usual and abs(weight - size / usual) < 1e-6 and abs(sum(full) - 1) < 1e-6:
                 lighter, lights = lighter + 1 - weight, lights + (2 * size <= usual)
-            if max(heavier, lighter if lights > 1 else 0) * 20 > step:
+            if max(heavier, lighter if lights > 1 else 0) * 20 > step + 1e-6:
                 return True
         return False
 
