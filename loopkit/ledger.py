@@ -225,11 +225,15 @@ class Ledger:
         self.now.tick += 1
         if owner.keeps_grads is None:
             owner.keeps_grads = owner.stock and not _unscales_itself(owner)
+        uniform = owner.uniform
         if executed:
-            owner.moved(sequence_number())
-        if owner.uniform is not None:
-            if owner.uniform.fresh:
-                owner.uniform = self._use(owner.uniform, owner, site)
+            if uniform is not None and uniform.fresh and owner.each_moved_at is None:
+                owner.moved_at = sequence_number()  # the ordinary step: what `moved` does
+            else:
+                owner.moved(sequence_number())
+        if uniform is not None:
+            if uniform.fresh:
+                owner.uniform = self._use(uniform, owner, site)
         else:
             column = owner.states()
             after = {state: self._use(state, owner, site) for state in set(column)}

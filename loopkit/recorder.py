@@ -228,7 +228,10 @@ class Recorder:
             step.before = self._happened()
         else:
             step.reading = read(owner, self.ledger, step, inside_backward=self.in_backward > 0)
-        opens.begin(step)
+        if closure or opens.stack:
+            opens.begin(step)
+        else:
+            opens.stack.append(step)  # the ordinary step
 
     def step_ended(self, optimizer: Optimizer) -> bool:
         """The step was executed. Returns whether it counts: a wrapper around another's step does not."""
@@ -274,7 +277,7 @@ class Recorder:
         site = self.sites.here(SCHEDULER, brief=True)
         raw = self._schedulers.advanced(scheduler, site, explicit, self.backwards)
         shape = (raw[2] == 0) << 12 | explicit << 13
-        self._note(SCHEDULER | bits_of(raw[0].number) | shape | site.bits, site, raw, opens=SCHEDULER)
+        self._note(SCHEDULER | raw[0].bits | shape | site.bits, site, raw, opens=SCHEDULER)
 
     def scheduler_made(self, scheduler: Any) -> None:
         """A scheduler was constructed."""

@@ -14,6 +14,7 @@ from loopkit.holdings import Owner
 from loopkit.horizon import shape_of
 from loopkit.ledger import Ledger
 from loopkit.schedule import Epochs, ScheduleReading, Shape
+from loopkit.signature import bits_of
 from loopkit.update import SchedulerReading
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Schedule:
         "alive",
         "backwards",
         "base_rates",
+        "bits",
         "epochs",
         "epochs_before",
         "explicit",
@@ -55,6 +57,7 @@ class Schedule:
         self.alive: Callable[[], object] = weakref.ref(scheduler)
         self.name = type(scheduler).__name__
         self.number = number
+        self.bits = bits_of(number)
         self.serial = serial
         self.owner = owner
         self.made: Site | None = None

@@ -63,7 +63,8 @@ class _Depth:
         scheduler = args[0]
         if self._depth:
             return
-        if _is_being_built(scheduler):
+        # What `_is_being_built` says, without a call of it at every advance.
+        if getattr(scheduler, "_is_initial", True) and _is_being_built(scheduler):
             run.recorder.scheduler_made(scheduler)
             return
         explicit = len(args) > 1 and args[1] is not None
