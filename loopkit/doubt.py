@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from loopkit.holdings import Owner
+    from loopkit.holdings import Owner, State
 
 SAMPLE = 64
 """Elements of one gradient that are remembered."""
@@ -111,7 +111,8 @@ class Doubt:
             site: the call: before one of two backwards they may be cleared and before the other not.
         """
         states = owner.states()
-        self.suspects = [i for i, state in enumerate(states) if state.used and not state.written]
+        left = {state for state in set(states) if not state.written and (state.used or _is_claimed(state))}
+        self.suspects = [i for i, state in enumerate(states) if state in left]
         self.pending = None
         self.question = f"stale {site}"
         if self.suspects and self._asks(self.question):
@@ -168,6 +169,11 @@ class Doubt:
             return None
         with _disable_current_modes():
             return (now == self.kept).logical_or(now.isnan() & self.kept.isnan()).all()
+
+
+def _is_claimed(state: State) -> bool:
+    """Whether another optimizer's step has used some of it: leftovers, unless they were cleared unseen."""
+    return any(mark.claim is not None for mark in state.fresh)
 
 
 def _sample(tensor: Tensor | None) -> Tensor | None:

@@ -25,7 +25,7 @@ _KEPT_MARKS = 4  # of a long window only the first and last contributions are ke
 class Mark:
     """One backward's contribution: at which tick of the ledger's clock, from where, of which batch."""
 
-    __slots__ = ("batch", "claim", "claimed_at", "inputs", "site", "tick")
+    __slots__ = ("batch", "claim", "claimed_at", "inputs", "reached", "site", "tick", "users")
 
     def __init__(self, tick: int, site: Site | None, batch: int, inputs: int) -> None:
         self.tick = tick
@@ -34,6 +34,8 @@ class Mark:
         self.inputs = inputs
         self.claimed_at = _NEVER  # the tick of the first step, of any optimizer, that used this backward
         self.claim: tuple[int, str, Site | None] | None = None  # that optimizer's number and label, and the step
+        self.reached = 0  # the optimizers whose parameters it added to, and those that have used it: a bit for each
+        self.users = 0
 
 
 class State:

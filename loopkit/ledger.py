@@ -263,6 +263,7 @@ class Ledger:
             return state
         tick = self.now.tick
         for mark in state.fresh:
+            mark.users |= 1 << owner.number
             if mark.claimed_at > tick:
                 mark.claimed_at = tick
                 mark.claim = owner.number, owner.label, site

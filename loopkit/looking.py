@@ -122,6 +122,7 @@ def all_new(owner: Owner, mark: Mark) -> bool:
         return False
     if not versions or len(versions) != len(owner.versions) or owner.sharded:
         return False
+    mark.reached |= 1 << owner.number
     owner.refs = list(map(weakref.ref, grads))
     owner.uniform, owner.column = State((), (mark,), 1), None
     owner.versions, owner.blank = versions, False
@@ -174,7 +175,7 @@ def _settle(
         key = (state, change)
         new = after.get(key)
         if new is None:
-            new = after[key] = _next(now, state, change, cause, mark)
+            new = after[key] = _next(now, state, change, cause, mark, owner.number)
         if state.fresh and (new is EMPTY or cause is Cause.CLEAR) and cause in (Cause.CLEAR, Cause.HAND):
             wiped[state] += 1
         states[i] = new
@@ -185,8 +186,9 @@ def _settle(
         wipe(owner, now, state, count, site)
 
 
-def _next(now: Now, state: State, change: _Change, cause: Cause, mark: Mark | None) -> State:
+def _next(now: Now, state: State, change: _Change, cause: Cause, mark: Mark | None, number: int) -> State:
     if cause is Cause.BACKWARD and mark is not None:
+        mark.reached |= 1 << number
         # Gone inside a backward: an optimizer that steps and clears from a gradient hook.
         return EMPTY if change is _Change.GONE else state.contributed(mark)
     if cause is Cause.STEP:

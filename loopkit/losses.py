@@ -20,6 +20,7 @@ _ALWAYS_WALKED = 4
 """Updates at the start of a run of which every graph is walked; later those numbered by a power of two."""
 _NOVEL = 64
 """Updates after one of a new signature that are walked as well, at most: something may have been unfrozen."""
+_GIVEN = ("grad_tensors", "grad_variables")
 _WALKS = 32
 """Walks within one update; a loop that never steps, or a long window, is not walked at every backward."""
 
@@ -64,6 +65,8 @@ class Losses:
             if not roots:
                 return None
             read = self.graph.factors(roots[0])
+            if roots[0]._backward_hooks or any(_arguments(args, kwargs).get(name) is not None for name in _GIVEN):
+                read.terms = ()  # what the loss weighs is said elsewhere
             if self.walking and self.backwards <= _WALKS:
                 self._walk(read, roots, _arguments(args, kwargs))
             return read
@@ -110,7 +113,7 @@ class Losses:
 
     def _repeats(self, roots: list[torch.Tensor], asked: dict[str, Any]) -> int | None:
         """Which backward of this update had sent this loss, or a part of its sum, in the same ordinary way."""
-        given = any(asked.get(name) is not None for name in ("grad_tensors", "grad_variables", "inputs"))
+        given = any(asked.get(name) is not None for name in (*_GIVEN, "inputs"))
         if len(roots) != 1 or roots[0].numel() != 1 or given:
             return None
         parts = self.graph.parts(roots[0])

@@ -29,6 +29,7 @@ Node = Any
 """`torch.autograd.graph.Node`, whose saved values differ from kind to kind."""
 
 _DEEPEST = 64  # nodes between the root and the reduction that are looked at
+_GATHERED = ("NegBackward", "StackBackward", "CatBackward", "SumBackward", "MeanBackward")
 _LONGEST = 8  # terms of a sum
 _RANGES = 256  # of hooked nodes, an update
 _UNCHANGED = frozenset(
@@ -130,7 +131,8 @@ class LossGraph:
                 waiting += behind
                 continue
             found.append((name, node._sequence_nr(), output))
-            if name == "AddBackward0":
+            # `torch.add(a, b, alpha=-1)` subtracts.
+            if name == "AddBackward0" and getattr(node, "_saved_alpha", 1) > 0:
                 waiting += behind
         return found
 
@@ -204,8 +206,12 @@ class LossGraph:
                     total = node._saved_target.numel()
                     # With class weights this is the sum of weights, and no count.
                     valid = node._saved_total_weight if node._saved_weight is None else None
+            if kind.startswith("BinaryCrossEntropy") and node._saved_weight is not None:
+                reduction = ""  # what it is a mean of may have been divided by anything
         else:
             reduction = {"Mean": "mean", "Sum": "sum"}.get(kind, "")
+            if reduction == "mean" and _is_scaled_below(node):
+                reduction = ""
         return RawTerm(kind, reduction, constants, valid, total)
 
     def _is_hooked(self, node: Node) -> bool:
@@ -214,6 +220,21 @@ class LossGraph:
         number = node._sequence_nr()
         open_now = [(first, number + 1) for first in self._opened]
         return any(first <= number < last for first, last in self.hooked + open_now)
+
+
+def _is_scaled_below(mean: Node) -> bool:
+    """Whether what a mean is taken of is a product or quotient, which may hold the window's constant already."""
+    waiting = [each for each, _ in mean.next_functions]
+    for _ in range(_DEEPEST):
+        node = waiting.pop() if waiting else None
+        if node is None:
+            continue
+        name = node.name()
+        if name.startswith(("MulBackward", "DivBackward")):
+            return True
+        if name in _UNCHANGED or name.startswith(_GATHERED):
+            waiting += [each for each, _ in node.next_functions]
+    return False
 
 
 def told(raw: RawLoss) -> LossReading:

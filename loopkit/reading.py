@@ -125,11 +125,27 @@ def _leak(state: State, owner: Owner) -> Leak | None:
     for mark in state.fresh:
         if mark.claim is None or mark.claim[0] == owner.number or mark.site is None or mark.claim[2] is None:
             continue
-        after = [each.site for each in own if each.tick > mark.claimed_at and each.site is not None]
+        claimer = mark.claim[0]
+        after = [
+            each.site
+            for each in own
+            if each.site is not None and each.tick > mark.claimed_at and _is_foreign(each, claimer, owner)
+        ]
         # One loss from one place for two optimizers, of which one steps less often, is meant.
         if after and after[-1] is not mark.site:
             return Leak(mark.site, mark.claim[1], mark.claim[2], after[-1])
     return None
+
+
+def _is_foreign(own: Mark, claimer: int, owner: Owner) -> bool:
+    """Whether this optimizer's own loss has no business with what the claimer left.
+
+    A shared trunk collects the losses of two heads: the second reaches another head, and not the first one's. And an
+    optimizer that steps less often than its sibling shares every loss with it.
+    """
+    others = own.reached & ~(1 << owner.number)
+    collects = others and not others & 1 << claimer
+    return not collects and not own.users & 1 << claimer
 
 
 def _wipe_told(wipe: Wiped, last_forward: int) -> Wipe:

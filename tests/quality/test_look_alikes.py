@@ -293,6 +293,97 @@ def nanogpt_style_loop() -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
+@correct
+def a_trunk_that_collects_the_losses_of_two_heads() -> None:
+    trunk, one, two = nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 2)
+    parts = [torch.optim.SGD(each.parameters(), 0.01) for each in (trunk, one, two)]
+    for x, y in batches(12):
+        for optimizer in parts:
+            optimizer.zero_grad()
+        loss_of(one(trunk(x)), y).backward()
+        parts[1].step()
+        loss_of(two(trunk(x)), -y).backward()
+        parts[0].step()
+        parts[2].step()
+
+
+@correct
+def a_layer_that_steps_at_every_second_loss() -> None:
+    slow, fast = nn.Linear(4, 4), nn.Linear(4, 2)
+    slowly, quickly = torch.optim.SGD(slow.parameters(), 0.01), torch.optim.SGD(fast.parameters(), 0.01)
+    for x, y in batches(12):
+        slowly.zero_grad()
+        quickly.zero_grad()
+        loss_of(fast(slow(x)), y).backward()
+        quickly.step()
+        quickly.zero_grad()
+        loss_of(fast(slow(x * 0.5)), y).backward()
+        slowly.step()
+        quickly.step()
+
+
+@correct
+def two_players_clear_through_grad_data() -> None:
+    generator, critic = nn.Linear(3, 4), nn.Linear(4, 1)
+    for_generator, for_critic = torch.optim.Adam(generator.parameters()), torch.optim.Adam(critic.parameters())
+    for _ in range(20):
+        for parameter in critic.parameters():
+            if parameter.grad is not None:
+                parameter.grad.data.zero_()
+        fake = generator(torch.randn(4, 3))
+        critic(fake).square().mean().backward()
+        for_critic.step()
+        for parameter in generator.parameters():
+            if parameter.grad is not None:
+                parameter.grad.data.zero_()
+        critic(generator(torch.randn(4, 3))).mean().backward()
+        for_generator.step()
+
+
+@correct
+def windows_divided_below_the_mean() -> None:
+    net = model()
+    optimizer = adamw(net)
+    for i, (x, y) in enumerate(loader(samples=64)):
+        ((net(x) - y).square() / 4).mean().backward()
+        if i % 4 == 3:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@correct
+def windows_divided_by_the_gradient_of_the_loss() -> None:
+    net = model()
+    optimizer = adamw(net)
+    for i, (x, y) in enumerate(loader(samples=64)):
+        loss_of(net(x), y).backward(gradient=torch.tensor(0.25))
+        if i % 4 == 3:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@correct
+def layers_in_a_list_that_get_an_optimizer_later() -> None:
+    class Grows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 2)
+            self.later = [nn.Linear(2, 2)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.later[0](self.first(x))
+            return out
+
+    net = Grows()
+    optimizer = adamw(net)
+    for i, (x, y) in enumerate(batches(40)):
+        if i == 10:
+            optimizer.add_param_group({"params": net.later[0].parameters()})
+        optimizer.zero_grad()
+        loss_of(net(x), y).backward()
+        optimizer.step()
+
+
 @pytest.mark.filterwarnings("ignore:Detected call of")
 @pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
 def test_silent(loop: Callable[[], None]) -> None:

@@ -62,7 +62,7 @@ class AccumScaleWrong:
     def update_finished(self, update: Update) -> Iterator[Finding]:
         """Compare what each window's losses were multiplied by with its length."""
         for window in self._windows.of(update):
-            if window.size < 2 or not window.of_micro_batches:
+            if window.size < 2 or not window.of_micro_batches or not window.reading.stock:
                 continue
             seen = self._seen.setdefault(window.site.number, _Seen())
             seen.add(window, update.number)

@@ -198,7 +198,16 @@ class _Call:
         opening = [s for s in self.shapes.values() if s.window.epoch_at == 0 or s.window.reading.steps == 1]
         sizes = {shape.window.size for shape in opening}
         length = self.length()
-        if sizes != {1} or sum(shape.count for shape in self._full()) < _SURE or (length is not None and length <= 1):
+        # A run that is resumed fetches what it skips, and its first window is the rest of one.
+        resumed = any(
+            s.window.reading.steps == 1 and max(s.window.reading.batches[:1], default=0) > 1 for s in opening
+        )
+        if (
+            sizes != {1}
+            or resumed
+            or sum(shape.count for shape in self._full()) < _SURE
+            or (length is not None and length <= 1)
+        ):
             return None
         lost = max((shape.window.lost for shape in self.shapes.values()), default=0)
         each = "each epoch" if sum(shape.count for shape in opening) > 1 else "the run"

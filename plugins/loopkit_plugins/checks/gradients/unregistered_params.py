@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loopkit import Confidence, Event, Finding, Severity, Stray, Update, hookimpl
+from loopkit import Confidence, Event, Finding, Severity, Site, Stray, Update, hookimpl
+
+_SURE = 16  # updates: what an optimizer gets later, or a hand moves now and then, is not forgotten
 
 
 class UnregisteredParams:
@@ -44,13 +46,28 @@ class UnregisteredParams:
     severity = Severity.ERROR
     confidence = Confidence.PROOF
 
+    def __init__(self) -> None:
+        self._suspects: dict[Site, dict[str, Finding]] = {}
+
     @hookimpl
     def update_finished(self, update: Update) -> Iterator[Finding]:
-        """Judge what each walked loss reached."""
+        """Note what each walked loss reaches, and report what stays as it is."""
         for event, loss in update.losses():
+            if not loss.walked or event.site is None:
+                continue
+            # What is no stray any more has got an optimizer, or was updated by hand.
+            still = self._suspects[event.site] = {}
             for stray in loss.strays:
-                if stray.loose and stray.training and not stray.alone and stray.updates and event.site is not None:
-                    yield self._finding(event, stray, update.number)
+                if stray.loose and stray.training and not stray.alone and stray.updates:
+                    still[stray.name] = self._finding(event, stray, update.number)
+                    if stray.updates >= _SURE:
+                        yield still[stray.name]
+
+    @hookimpl
+    def run_finished(self) -> Iterator[Finding]:
+        """In a short run what was never seen to change is reported at its end."""
+        for found in self._suspects.values():
+            yield from found.values()
 
     def _finding(self, event: Event, stray: Stray, number: int) -> Finding:
         assert event.site is not None

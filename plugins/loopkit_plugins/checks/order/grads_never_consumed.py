@@ -97,4 +97,4 @@ def _passes(update: Update, pending: Pending) -> str | None:
     if any(count > 1 for count in began.values()):
         return f" in {max(began.values())} epochs"
     length = max((lengths[number] or 0 for number in began), default=0)
-    return f" in {pending.backwards // length} pass over the data" if 0 < length <= pending.backwards else None
+    return f" in more than one pass over {length} batches" if 0 < length < pending.backwards else None

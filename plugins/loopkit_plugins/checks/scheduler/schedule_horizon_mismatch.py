@@ -198,6 +198,9 @@ def _ends_at(life: ScheduleReading, count: int) -> bool:
     return share is not None and share >= 0.5 and not converts and any(abs(n - count) <= off for n in numbers)
 
 
+_TRIAL = 100  # advances; a shorter run with a longer warm-up is a trial of a longer run
+
+
 def _inside_warmup(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
     """The run ended before the rate had risen to its full height."""
     warmup, horizon, advances = life.shape.warmup, life.shape.horizon, life.advances
@@ -208,7 +211,7 @@ def _inside_warmup(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
         return None
     # Once an epoch, a long warm-up is one that is counted in updates.
     in_updates = 3 * advances <= warmup <= life.steps <= 2 * warmup * pace.epochs.times
-    if not (in_updates or (pace.each and advances >= _LEAST)):
+    if not (in_updates or (pace.each and advances >= _TRIAL)):
         return None
     return _Verdict(
         f"warms the learning rate up for {warmup} advances, and the whole run had {advances}"

@@ -81,7 +81,7 @@ class SchedulerOutpacesOptimizer:
                 assert isinstance(a, SchedulerReading)
                 assert isinstance(b, SchedulerReading)
                 alike = (a.scheduler, a.life.driven) == (b.scheduler, b.life.driven) and a.optimizer
-                if not alike or "Lambda" in a.scheduler:
+                if not alike or a.life.shape != b.life.shape or "Lambda" in a.scheduler:
                     continue
                 older, newer = sorted((a, b), key=lambda reading: reading.life.serial)
                 key = (older.life.serial, newer.life.serial)
