@@ -35,6 +35,7 @@ class Doubt:
     __slots__ = (
         "answers",
         "asked",
+        "compared",
         "index",
         "kept",
         "moved",
@@ -43,6 +44,7 @@ class Doubt:
         "raised",
         "sampling",
         "suspects",
+        "touched",
         "weights",
     )
 
@@ -56,6 +58,8 @@ class Doubt:
         self.suspects: list[int] = []
         self.pending: tuple[list[Tensor], Tensor | None] | None = None
         self.question = ""
+        self.compared: Tensor | None = None  # whether a window's gradients are what its last backward left
+        self.touched = False  # they were not, once
         self.asked: dict[str, int] = {}
         self.answers: dict[str, str] = {}
 
@@ -155,6 +159,17 @@ class Doubt:
             self.answers[question] = answer
         self.suspect()
         return self.answers[question]
+
+    def compare(self, owner: Owner) -> None:
+        """Before the step of a window, while samples are kept: was anything written since its last backward?"""
+        self.compared = self._unchanged(owner)
+
+    def is_touched(self) -> bool:
+        """Whether windows are scaled through `.data`; the answer to `compare` is read here."""
+        compared, self.compared = self.compared, None
+        if compared is not None and not _true(compared):
+            self.touched = True
+        return self.touched
 
     def hidden(self) -> list[str]:
         """What values gave away that versions did not: "cleared", "written"."""

@@ -199,6 +199,8 @@ class Ledger:
         look(owner, self.now, Cause.HAND, thorough=owner.steps & 15 == 0)
         uniform = owner.uniform
         if uniform is not None and uniform.fresh and not owner.wiped:
+            if uniform.count > 1 and owner.doubt.sampling:
+                owner.doubt.compare(owner)
             return False  # the ordinary step: there is nothing to confirm
         fed = any(state.fresh for state in owner.states())
         if owner.blank or (fed and not any(wipe[0].claimed_at > wipe[4] for wipe in owner.wiped)):

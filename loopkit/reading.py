@@ -92,7 +92,19 @@ def told(raw: RawReading) -> StepReading:
         leaked=leaked,
         leak=leak,
         steps=steps + 1,
+        touched=owner.doubt.is_touched() or _is_hooked(owner),
         least=min((state.count for state, _ in kinds if state.fresh), default=0),
+    )
+
+
+def _is_hooked(owner: Owner) -> bool:
+    """Whether hooks may change gradients as they come, or just before the step uses them."""
+    optimizer = owner.optimizer()
+    if optimizer is None or getattr(optimizer, "_optimizer_step_pre_hooks", None):
+        return optimizer is not None
+    return any(
+        parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
+        for parameter in owner.parameters()
     )
 
 

@@ -103,6 +103,7 @@ class StepReading:
             another optimizer's earlier step had used.
         leak: that one, where there are any.
         steps: how many steps this optimizer has executed, this one included.
+        touched: what backward made may be scaled where versions do not show it: through `.data`, or in hooks.
         least: contributions to the parameter that got the fewest, of those that got any.
     """
 
@@ -133,6 +134,7 @@ class StepReading:
     leak: Leak | None
     steps: int
     least: int = 0
+    touched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

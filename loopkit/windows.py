@@ -128,7 +128,7 @@ class Windows:
             step = event.reading
             if not isinstance(step, StepReading) or not step.fresh or event.site is None:
                 continue
-            if step.mixed or step.written or step.inside_backward or step.wraps_a_step:
+            if step.mixed or step.written or step.touched or step.inside_backward or step.wraps_a_step:
                 continue
             backwards = [i for i in range(at) if update.events[i].kind is Kind.BACKWARD]
             window = self._window(update, event, step, backwards, began)

@@ -74,6 +74,9 @@ def _module_classes() -> list[type[Any]]:
     waiting: list[type[Any]] = [torch.nn.Module]
     while waiting:
         cls = waiting.pop()
-        found.append(cls)
+        if (
+            "GraphModuleImpl" not in cls.__qualname__
+        ):  # fx makes one for each graph, each with a `__call__` of its own
+            found.append(cls)
         waiting += type.__subclasses__(cls)
     return found

@@ -384,6 +384,33 @@ def layers_in_a_list_that_get_an_optimizer_later() -> None:
         optimizer.step()
 
 
+@correct
+def windows_divided_through_data() -> None:
+    net = model()
+    optimizer = adamw(net)
+    for i, (x, y) in enumerate(loader(samples=96)):
+        loss_of(net(x), y).backward()
+        if i % 4 == 3:
+            for parameter in net.parameters():
+                assert parameter.grad is not None
+                parameter.grad.data /= 4
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@correct
+def windows_divided_in_hooks() -> None:
+    net = model()
+    optimizer = adamw(net)
+    for parameter in net.parameters():
+        parameter.register_hook(lambda grad: grad / 4)
+    for i, (x, y) in enumerate(loader(samples=96)):
+        loss_of(net(x), y).backward()
+        if i % 4 == 3:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
 @pytest.mark.filterwarnings("ignore:Detected call of")
 @pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
 def test_silent(loop: Callable[[], None]) -> None:
