@@ -109,6 +109,8 @@ def test_stopped_by_a_signal(tmp_path: Path, number: signal.Signals) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        # A shell that starts us in the background has SIGINT ignored, and so would the script have it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -38,6 +38,7 @@ for step in range(1000 if how == "killed" else 6):
     if rank == 1 and how == "raise" and step == 4:
         raise ValueError("rank 1's own error")
     if rank == 1 and how == "killed" and step == 4:
+        time.sleep(3)  # rank 0 looks at its 1st, 2nd, 4th, 8th ... update, and has some of them meanwhile
         os.kill(os.getpid(), signal.SIGKILL)
     if rank == 1 and how == "leaves" and step == 4:
         os._exit(0)
