@@ -103,8 +103,7 @@ class Clips:
             self._covered.clear()
         owned: Counter[Owner] = Counter()
         whose = {each: owner for owner in self._ledger.owners() for each in owner.ids}
-        # What is frozen for now is clipped for later.
-        given = {id(each) for each in parameters if each.requires_grad}
+        given = {id(each) for each in parameters}
         for each in given & whose.keys():
             owned[whose[each]] += 1
         first = weakref.ref(parameters[0]) if count else _nothing
