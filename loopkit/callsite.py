@@ -19,7 +19,7 @@ SITE_AT = 32
 """The bit from which a packed event (`signature.py`) holds its site."""
 _TRANSPARENT, _USER, _INSTALLED, _BOTTOM = range(4)
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_SKIPPED = 4  # `here`, the recorder, the tap and the wrapper, or `listen` before it, are not worth a look
+_SKIPPED = 3  # `here`, the recorder and the wrapper or listener that called it are not worth a look
 _Step = tuple[int, CodeType, int]  # at which depth which code stood at which instruction
 _Key = tuple[tuple[int, int], ...]
 _RUNNER = f"{_OURS}script.py"  # below its frame there is only the command line

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
+from loopkit.unseen import unseen
 from loopkit.update import Clipped, ClipReading
 
 if TYPE_CHECKING:
@@ -152,5 +152,5 @@ def _number(norm: Any) -> float | None:
         return float(norm) if isinstance(norm, (int, float)) else None
     if type(norm) is not torch.Tensor or norm.numel() != 1 or norm.is_meta:
         return None
-    with _disable_current_modes():  # a mode of the user's own is not to see what we do
+    with unseen():
         return float(norm.detach())

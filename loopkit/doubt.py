@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch.utils._python_dispatch import _disable_current_modes
+from loopkit.unseen import unseen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +94,7 @@ class Doubt:
             return
         sample = _sample(next(iter(owner.parameters()), None))
         if sample is not None and self.weights is not None and len(self.moved) < ASKED:
-            with _disable_current_modes():
+            with unseen():
                 self.moved.append((sample != self.weights).any())
         self.weights = sample
 
@@ -182,7 +182,7 @@ class Doubt:
         now = _sample(owner.refs[self.index]())
         if now is None or now.shape != self.kept.shape or now.device != self.kept.device:
             return None
-        with _disable_current_modes():
+        with unseen():
             return (now == self.kept).logical_or(now.isnan() & self.kept.isnan()).all()
 
 
@@ -196,7 +196,7 @@ def _sample(tensor: Tensor | None) -> Tensor | None:
     if tensor is None or tensor.is_sparse or tensor.is_meta or hasattr(tensor, "_local_tensor"):
         return None
     try:
-        with _disable_current_modes():  # a mode of the user's own is not to see what we do
+        with unseen():
             return tensor.detach().flatten()[:SAMPLE].clone()
     except (RuntimeError, NotImplementedError):
         return None
@@ -205,7 +205,7 @@ def _sample(tensor: Tensor | None) -> Tensor | None:
 def _true(tensor: Tensor) -> bool:
     """The one read of a value, which waits for the device. A fake tensor has none: False."""
     try:
-        with _disable_current_modes():
+        with unseen():
             return bool(tensor)
     except (RuntimeError, NotImplementedError):
         return False
@@ -217,7 +217,7 @@ def _holds(tensor: Tensor | None) -> Tensor | None:
         return None
     local: Tensor = getattr(tensor, "_local_tensor", tensor)  # asking a sharded tensor would start a collective
     try:
-        with _disable_current_modes():
+        with unseen():
             return (local.detach()._values() if local.is_sparse else local.detach()).any()
     except (RuntimeError, NotImplementedError):  # fake and meta tensors hold no values: nothing can be said
         return None

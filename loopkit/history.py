@@ -45,9 +45,9 @@ class History:
         """Count an update; returns how many of its signature there have been."""
         seen = self.occurrences.get(signature, 0) + 1
         self.occurrences[signature] = seen
-        self.updates += 1
-        if self.updates > _ALWAYS_TIMED:
-            self.weight = 0 if self.updates % _TIMED_EVERY else _TIMED_EVERY
+        updates = self.updates = self.updates + 1
+        if updates > _ALWAYS_TIMED:
+            self.weight = 0 if updates % _TIMED_EVERY else _TIMED_EVERY
         if seen == 1 and len(self.occurrences) > SIGNATURES:
             oldest = next(iter(self.occurrences))
             self._rows.retire(_words(oldest), self.occurrences.pop(oldest))

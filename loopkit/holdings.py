@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loopkit.callsite import Site
 
 _NEVER = 1 << 62
-_KEPT_MARKS = 4  # of a long window only the first and last contributions are kept, so memory stays flat
+KEPT_MARKS = 4  # of a long window only the first and last contributions are kept, so memory stays flat
 
 
 class Mark:
@@ -54,13 +54,9 @@ class State:
     def contributed(self, mark: Mark) -> State:
         """With one more backward's gradients added."""
         fresh = (*self.fresh, mark)
-        if len(fresh) > _KEPT_MARKS:
+        if len(fresh) > KEPT_MARKS:
             fresh = fresh[:2] + fresh[-2:]
         return State(self.used, fresh, self.count + 1, self.written)
-
-    def consumed(self) -> State:
-        """With all of it used by a step."""
-        return State((self.used + self.fresh)[-_KEPT_MARKS:], (), 0, False)
 
 
 EMPTY = State()

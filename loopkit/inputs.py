@@ -28,17 +28,17 @@ class Inputs:
         first = args[0] if args else next(iter(kwargs.values()), None)
         if not isinstance(first, torch.Tensor):
             first = _first_tensor(first)
-        if first is None:
+            if first is None:
+                self.number += 1
+                self.derived = False
+                return
+        if self._latest() is not first:
             self.number += 1
-        else:
-            version = 0 if first.is_inference() else first._version
-            if self._latest() is not first:
-                self.number += 1
-                self._latest, self._version = weakref.ref(first), version
-            elif self._version != version:
-                self.number += 1
-                self._version = version
-        self.derived = first is not None and first.requires_grad
+            self._latest, self._version = weakref.ref(first), 0 if first.is_inference() else first._version
+        elif not first.is_inference() and self._version != first._version:
+            self.number += 1
+            self._version = first._version
+        self.derived = first.requires_grad
 
 
 def _first_tensor(container: Any) -> torch.Tensor | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 import weakref
 from collections import Counter
-from collections.abc import Iterable
-from operator import is_
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from operator import attrgetter, is_, itemgetter
+from typing import TYPE_CHECKING
 
 from loopkit.holdings import EMPTY, Mark, Owner, State, nothing
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from loopkit.callsite import Site
 
 _KEPT_WIPES = 16
+_grad_of, _version_of, _params_of = attrgetter("grad"), attrgetter("_version"), itemgetter("params")
 
 
 class Cause(enum.Enum):
@@ -87,10 +88,9 @@ def look(
 
     That its groups still hold the same parameters, and not as many others, is looked at only when `thorough`.
     """
-    optimizer = owner.optimizer()
-    groups = getattr(optimizer, "param_groups", ())
-    if not (owner.blank or thorough or owner.sharded) and _unchanged(owner, groups):
+    if not (owner.blank or thorough or owner.sharded) and unchanged(owner):
         return
+    groups = getattr(owner.optimizer(), "param_groups", ())
     grads = [parameter.grad for group in groups for parameter in group["params"]]
     if len(grads) != len(owner.versions) or (thorough and owner.ids != list(map(id, owner.parameters()))):
         adopt(owner, now, mark)
@@ -115,9 +115,10 @@ def all_new(owner: Owner, mark: Mark) -> bool:
     Where that is not so this answers False and changes nothing.
     """
     groups = getattr(owner.optimizer(), "param_groups", ())
-    grads = [parameter.grad for group in groups for parameter in group["params"]]
+    # Not comprehensions: each would be a frame, on the path of every update.
+    grads = list(map(_grad_of, chain.from_iterable(map(_params_of, groups))))
     try:
-        versions = [grad._version for grad in grads]
+        versions = list(map(_version_of, grads))
     except AttributeError:  # a None among them
         return False
     if not versions or len(versions) != len(owner.versions) or owner.sharded:
@@ -129,8 +130,9 @@ def all_new(owner: Owner, mark: Mark) -> bool:
     return True
 
 
-def _unchanged(owner: Owner, groups: Iterable[dict[str, Any]]) -> bool:
+def unchanged(owner: Owner) -> bool:
     """Whether every gradient is the object it was and no more often changed: the usual look before a step."""
+    groups = getattr(owner.optimizer(), "param_groups", ())
     refs, versions = owner.refs, owner.versions
     at, count = 0, len(versions)
     for group in groups:

@@ -18,9 +18,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
 from loopkit.lossreading import LossReading, LossTerm
+from loopkit.unseen import unseen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -239,7 +239,7 @@ def _is_scaled_below(mean: Node) -> bool:
 
 def told(raw: RawLoss) -> LossReading:
     """A raw reading in the words of checks; constants on a device are read here."""
-    with _disable_current_modes():  # the user's modes must not see our reads
+    with unseen():
         walked = raw.walked
         if raw.changed:
             flags = torch.stack([flag for _, flag in raw.changed]).tolist()
@@ -262,7 +262,7 @@ def _is_positive(value: Any) -> bool:
     if isinstance(value, torch.Tensor):
         if value.device.type != "cpu" or type(value) is not torch.Tensor:
             return False
-        with _disable_current_modes():  # the user's modes must not see our reads
+        with unseen():
             return bool(value > 0)
     return bool(value > 0)
 

@@ -22,6 +22,7 @@ _ITEMS = 10_000  # of a plain container
 _DEEPEST = 4  # containers within containers
 _WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
 _INTERNAL = frozenset(vars(nn.Module()))
+_BARE = len(_INTERNAL)  # attributes of a module that has none of its own
 
 
 class Spot(NamedTuple):
@@ -76,6 +77,8 @@ class Models:
     def roots(self) -> list[nn.Module]:
         """The outermost modules that are alive and not part of another one, oldest first."""
         alive = [module for known in list(self._roots.values()) if (module := known()) is not None]
+        if len(alive) == 1:
+            return alive
         inner = {id(each) for module in alive for each in module.modules() if each is not module}
         return [module for module in alive if id(module) not in inner]
 
@@ -91,13 +94,12 @@ class Models:
             seen.add(id(spot.module))
             yield spot
             parents = (*spot.parents, spot.module)
-            children = [
-                Spot(f"{spot.name}.{name}", child, parents, spot.loose)
-                for name, child in spot.module.named_children()
-            ]
-            waiting += reversed(children)
-            held = list(_held(spot))
-            loose += [Spot(name, each, parents, at) for name, at, each in held if isinstance(each, nn.Module)]
+            for name, child in reversed(spot.module._modules.items()):
+                if child is not None:
+                    waiting.append(Spot(f"{spot.name}.{name}", child, parents, spot.loose))
+            if len(vars(spot.module)) > _BARE:
+                held = list(_held(spot))
+                loose += [Spot(name, each, parents, at) for name, at, each in held if isinstance(each, nn.Module)]
 
     def parameters(self) -> dict[int, Spot]:
         """Every parameter of every root, by `id`; the ids hold only as long as the models do."""

@@ -54,8 +54,6 @@ class OpenSteps:
     def end(self, optimizer: Optimizer) -> OpenStep | None:
         """Close the step of this very object; None when it was not open."""
         stack = self.stack
-        if len(stack) == 1 and stack[0].key == id(optimizer) and not stack[0].closure:
-            return stack.pop()  # the ordinary step
         while stack and stack[-1].key != id(optimizer):
             self._pop()
         return self._pop() if stack else None

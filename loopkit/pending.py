@@ -10,8 +10,8 @@ import weakref
 from typing import TYPE_CHECKING
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
+from loopkit.unseen import unseen
 from loopkit.update import Pending
 from loopkit.weights import can_be_sampled, differ, sample_of
 
@@ -74,7 +74,7 @@ class Waiting:
             if now is None or not can_be_sampled(now) or sample_of(now).shape != sample.shape:
                 noted.samples = []  # replaced or converted: not known
                 return
-            with _disable_current_modes():
+            with unseen():
                 moved = differ(sample_of(now), sample)
                 noted.moved = moved if noted.moved is None else noted.moved | moved
 
@@ -100,5 +100,5 @@ def _is_false(flag: Tensor | None) -> bool | None:
     """The one read of a value; None where it cannot be read."""
     if flag is None:
         return None
-    with _disable_current_modes(), torch.no_grad():
+    with unseen(), torch.no_grad():
         return not bool(flag)

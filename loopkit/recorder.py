@@ -7,6 +7,7 @@ looked up; only a new one, or one at its 2nd, 4th, 8th … occurrence, becomes a
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 LONGEST = 4096
 """Events kept of one update; a loop that never steps, or a very long window, must not grow without bound."""
+_code = itemgetter(0)
 _CONSTRUCTION = -1  # for the cache of call sites; no event
 _BATCH: RawEvent = (BATCH, None, None)
 _FORWARD: RawEvent = (FORWARD, None, None)
@@ -103,7 +105,7 @@ class Recorder:
         if len(self._events) < LONGEST:
             self._events.append((EPOCH | bits_of(number), None, (number, length)))
 
-    def batch(self) -> None:
+    def batch(self, *_: object) -> None:
         """A batch arrived."""
         if self._stepped and not self._open.stack:
             self.close()
@@ -152,7 +154,11 @@ class Recorder:
         if self._stepped and not self._open.stack:
             self.close()
         site = self._site = self.sites.here(BACKWARD)
-        self.ledger.backward_began(site)
+        ledger = self.ledger
+        for owner in list(ledger.known.values()):
+            if not owner.blank or not owner.versions:  # all cleared, the usual case: there is nothing to look at
+                ledger.backward_began(site)
+                break
         losses = self.losses
         raw = losses.read(args, kwargs) if losses.wanted else None
         losses.wanted = True  # a second backward of one update makes a window
@@ -162,7 +168,7 @@ class Recorder:
             self._truncated = True
         self._prelude_over = True
 
-    def backward_ended(self) -> None:
+    def backward_ended(self, *_: object) -> None:
         """Backward returned, or raised with some gradients already written."""
         self.in_backward -= 1
         site = self._site
@@ -183,18 +189,32 @@ class Recorder:
         if not self.in_backward:
             self.ledger.look_for_hands()
 
-    def cleared(self, optimizer: Optimizer | None, to_none: bool) -> None:
-        """`zero_grad` of one optimizer, or (None) of a module, returned."""
+    def meets(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """An optimizer older than the watch: the gradients it is about to clear are still there to be seen."""
+        if not self.ledger.knows(args[0]):
+            self.ledger.owner(args[0])
+
+    def zeroed(self, args: tuple[Any, ...], kwargs: dict[str, Any], *_: object) -> None:
+        """`Optimizer.zero_grad(set_to_none=True)` returned."""
         self.clears += 1
         site = self.sites.here(ZERO_GRAD, brief=True)
         ledger = self.ledger
-        if optimizer is not None and to_none:
-            ledger.emptied(ledger.owner(optimizer), site)
-        elif optimizer is not None:
-            ledger.cleared([ledger.owner(optimizer)], site)
-        elif not self.in_backward:
-            ledger.cleared(ledger.owners(), site)
-        self._note(ZERO_GRAD | site.bits, site, opens=ZERO_GRAD)
+        owner = ledger.known.get(id(args[0]))
+        if owner is None or owner.optimizer() is not args[0]:
+            owner = ledger.owner(args[0])
+        if args[1] if len(args) > 1 else kwargs.get("set_to_none", True):
+            ledger.emptied(owner, site)
+        else:
+            ledger.cleared([owner], site)
+        self._note(ZERO_GRAD | site.bits, site, None, ZERO_GRAD)
+
+    def module_cleared(self) -> None:
+        """`Module.zero_grad()` returned."""
+        self.clears += 1
+        site = self.sites.here(ZERO_GRAD, brief=True)
+        if not self.in_backward:
+            self.ledger.cleared(self.ledger.owners(), site)
+        self._note(ZERO_GRAD | site.bits, site, None, ZERO_GRAD)
 
     def clipped(self, parameters: list[torch.Tensor] | None, limit: float, norm: Any) -> None:
         """Gradients were clipped in place."""
@@ -216,7 +236,10 @@ class Recorder:
 
     def step_began(self, optimizer: Optimizer, closure: bool) -> None:
         """The real optimizer is about to step."""
-        owner = self.ledger.owner(optimizer)
+        ledger = self.ledger
+        owner = ledger.known.get(id(optimizer))
+        if owner is None or owner.optimizer() is not optimizer:
+            owner = ledger.owner(optimizer)
         opens = self._open
         if opens.stack:
             opens.abandon(owner)
@@ -235,7 +258,11 @@ class Recorder:
 
     def step_ended(self, optimizer: Optimizer) -> bool:
         """The step was executed. Returns whether it counts: a wrapper around another's step does not."""
-        step = self._open.end(optimizer)
+        stack = self._open.stack
+        if len(stack) == 1 and stack[0].key == id(optimizer) and not stack[0].closure:
+            step: OpenStep | None = stack.pop()  # the ordinary step
+        else:
+            step = self._open.end(optimizer)
         if step is None:
             return False
         owner = step.owner
@@ -277,7 +304,7 @@ class Recorder:
         site = self.sites.here(SCHEDULER, brief=True)
         raw = self._schedulers.advanced(scheduler, site, explicit, self.backwards)
         shape = (raw[2] == 0) << 12 | explicit << 13
-        self._note(SCHEDULER | raw[0].bits | shape | site.bits, site, raw, opens=SCHEDULER)
+        self._note(SCHEDULER | raw[0].bits | shape | site.bits, site, raw, SCHEDULER)
 
     def scheduler_made(self, scheduler: Any) -> None:
         """A scheduler was constructed."""
@@ -307,7 +334,7 @@ class Recorder:
 
     def close(self) -> None:
         """End the current update: count its signature, and hand it on if checks should see it."""
-        signature = tuple([event[0] for event in self._events])
+        signature = tuple(map(_code, self._events))
         seen = self.history.count(signature)
         losses, updates = self.losses, self.history.updates
         if losses.backwards or seen == 1 or updates & (updates + 1) == 0:
@@ -318,8 +345,10 @@ class Recorder:
             update = self.history.update(self._events, signature, self.steps, truncated=self._truncated)
             self._reset()
             self._deliver(update, signature)
-        else:
-            self._reset()
+        else:  # what `_reset` does
+            self._events.clear()
+            self._prelude.clear()
+            self._stepped = self._truncated = self._prelude_over = False
 
     def last_reading(self) -> StepReading | None:
         """What the ledger said of the last executed step of the current update; None before one."""

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
+
+from loopkit.unseen import unseen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,7 @@ class Untouched:
         Waits for the device: one number for each parameter that was asked before.
         """
         same = True
-        with _disable_current_modes(), torch.no_grad():
+        with unseen(), torch.no_grad():
             for parameter in parameters:
                 known = self._known.get(id(parameter))
                 if known is None or known.changed:

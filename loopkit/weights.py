@@ -9,13 +9,14 @@ backward goes through a graph that had used the parameter by then; the answer is
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
 from loopkit.holdings import Owner
 from loopkit.ledger import Ledger, sequence_number
+from loopkit.unseen import unseen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +84,10 @@ class Weights:
 
         Of those alone that nothing visible has changed: about others autograd itself raises an error.
         """
-        flags = []
+        with unseen():
+            return list(self._differences(walk))
+
+    def _differences(self, walk: Walk) -> Iterator[tuple[int, Tensor]]:
         for each in self._kept:
             parameter = each.parameter()
             leaf = walk.leaves.get(id(parameter)) if parameter is not None else None
@@ -93,19 +97,20 @@ class Weights:
                 continue
             now = sample_of(parameter)
             if now.shape == each.sample.shape and (now.device, now.dtype) == (each.sample.device, each.sample.dtype):
-                flags.append((each.owner, differ(now, each.sample)))
-        return flags
+                if now.device.type == "cpu" and torch.equal(now, each.sample):
+                    continue  # one operation where `differ` takes six, and nothing has to be told
+                yield each.owner, differ(now, each.sample)
 
 
 def differ(one: Tensor, other: Tensor) -> Tensor:
     """Whether two samples differ, as a tensor on their device; NaN equals NaN."""
-    with _disable_current_modes():
+    with unseen():
         return ((one != other) & ~(one.isnan() & other.isnan())).any()
 
 
 def sample_of(tensor: Tensor) -> Tensor:
     """A copy of some elements, evenly spread."""
-    with _disable_current_modes():  # a mode of the user's own is not to see what we do
+    with unseen():
         flat = tensor.detach().view(-1)
         return flat[:: max(1, flat.numel() // _ELEMENTS)][: 2 * _ELEMENTS].clone()
 
@@ -127,4 +132,5 @@ def _is_at_hand(parameter: Tensor) -> bool:
     if parameter.device.type == "cuda":  # where all tensors say that they are shared
         return not torch.cuda.is_current_stream_capturing()
     # In shared memory other processes train it too (Hogwild).
-    return parameter.device.type == "cpu" and not parameter.is_shared()  # type: ignore[no-untyped-call]
+    # `Tensor.is_shared` would go through a storage that it deprecates, at three times the cost.
+    return parameter.device.type == "cpu" and not parameter.untyped_storage().is_shared()

@@ -105,7 +105,7 @@ def _total(column: tuple[float | None, ...]) -> float | None:
 
 
 class Windows:
-    """Finds the windows of updates, and knows which loaders feed the training.
+    """Finds the windows of updates, and knows which loaders feed the training: an instrument, one for all checks.
 
     An epoch is one of training when a backward comes before any evaluation does.
     """
@@ -116,9 +116,16 @@ class Windows:
         self._training: set[int] = set()
         self._opening: set[Site] = set()  # clears before the run's first backward
         self._collected: set[Site] = set()
+        self._latest: Update | None = None
+        self._found: list[Window] = []
 
-    def of(self, update: Update) -> Iterator[Window]:
+    def of(self, update: Update) -> list[Window]:
         """The window of each step of the update that is one call's, and that nothing else explains."""
+        if update is not self._latest:  # each check asks
+            self._latest, self._found = update, list(self._read(update))
+        return self._found
+
+    def _read(self, update: Update) -> Iterator[Window]:
         began = self._epochs(update.events)
         if update.truncated:
             return

@@ -21,7 +21,7 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"errors", "finding", "ranks", "asleep", "schedule", "strays", "lossreading"},
+    {"errors", "finding", "ranks", "asleep", "schedule", "strays", "lossreading", "unseen"},
     {"hookspecs", "update"},
     {"manager", "silence", "habit", "windows"},
     {"rulebook", "parts"},

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from loopkit.ledger import sequence_number
+from loopkit.recorder import Recorder
 from loopkit.run import Run
 from loopkit.taps.patch import Handle, Tap, Taps
 
@@ -19,10 +20,17 @@ def install(run: Run) -> Handle:
     """Listen to backward, and note which part of a graph is made under saved-tensor hooks."""
     hooks = torch.autograd.graph.saved_tensors_hooks
     return Taps(
-        Tap(torch.autograd, "backward", run, _before, _after, _failed),
+        _backward(run),
         Tap(hooks, "__enter__", run, after=_hooks_began),
         Tap(hooks, "__exit__", run, _hooks_end),
     )
+
+
+def _backward(run: Run) -> Handle:
+    if run.heard & {"before_backward", "after_backward"}:
+        return Tap(torch.autograd, "backward", run, _before, _after, _failed)
+    quick = Recorder.backward_began, Recorder.backward_ended, Recorder.backward_ended
+    return Tap(torch.autograd, "backward", run, *quick, to_recorder=True)
 
 
 def _loss(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

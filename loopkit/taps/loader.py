@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.utils.data import dataloader
 
+from loopkit.recorder import Recorder
 from loopkit.run import Run
 from loopkit.taps.patch import Handle, Tap, Taps
 
@@ -30,13 +31,17 @@ def install(run: Run) -> Handle:
 
     def loaded(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> None:
         run.recorder.batch()
+        loader = loaders.get(args[0])
+        run.emit("batch_loaded", batch=batch, loader=loader() if loader else None)
+
+    def batches(iterator: type[Any]) -> Handle:
         if "batch_loaded" in run.heard:
-            loader = loaders.get(args[0])
-            run.emit("batch_loaded", batch=batch, loader=loader() if loader else None)
+            return Tap(iterator, "_next_data", run, after=loaded)
+        return Tap(iterator, "_next_data", run, after=Recorder.batch, to_recorder=True)
 
     return Taps(
         Tap(dataloader.DataLoader, "_get_iterator", run, after=started),
         Tap(dataloader._MultiProcessingDataLoaderIter, "_reset", run, after=restarted),
-        Tap(dataloader._SingleProcessDataLoaderIter, "_next_data", run, after=loaded),
-        Tap(dataloader._MultiProcessingDataLoaderIter, "_next_data", run, after=loaded),
+        batches(dataloader._SingleProcessDataLoaderIter),
+        batches(dataloader._MultiProcessingDataLoaderIter),
     )

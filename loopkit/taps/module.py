@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import get_ident
+from time import perf_counter_ns
 from typing import Any
 
 import torch
@@ -49,12 +50,6 @@ class _Models:
         for wrapper in reversed(self._wrapped.values()):
             wrapper.undo()
         self._wrapped.clear()
-
-    def began(self, run: Run, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The outermost call begins."""
-        run.recorder.forward_began(module, args, kwargs)
-        if "before_forward" in run.heard:
-            run.emit("before_forward", module=module, args=args, kwargs=kwargs)
 
     def ended(self, run: Run, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """The outermost call returned."""
@@ -139,17 +134,20 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
         try:
             if run is None or models is None or models.depth or run.busy or run.recorder.in_backward:
                 if run is not None and run.recorder.searching and models is not None and models.depth:
-                    listen(run, _inside, self)
+                    listen(run, _inside, run, self)
                 return original(*args, **kwargs)
             if run.thread != get_ident() and not run.listens():
                 return original(*args, **kwargs)
-            if run.history.weight or "before_forward" in run.heard:
-                listen(run, models.began, self, args, kwargs)
-            else:  # as in `patch.py`: without a frame that only keeps time
-                try:
-                    run.recorder.forward_began(self, args, kwargs)
-                except Exception as error:  # noqa: BLE001
-                    run.broken(error)
+            weight = run.history.weight
+            began = perf_counter_ns() if weight else 0
+            try:  # as in `patch.py`: without a frame that only keeps time
+                run.recorder.forward_began(self, args, kwargs)
+                if "before_forward" in run.heard:
+                    run.emit("before_forward", module=self, args=args, kwargs=kwargs)
+            except Exception as error:  # noqa: BLE001
+                run.broken(error)
+            if weight:
+                run.spent_ns += (perf_counter_ns() - began) * weight
             models.depth, outermost = 1, True
             output = original(*args, **kwargs)
         except BaseException as error:
@@ -160,7 +158,7 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
                 models.depth = 0
         recorder = run.recorder
         if recorder.losses.walking or recorder.searching or "after_forward" in run.heard:
-            listen(run, models.ended, self, args, kwargs, output)
+            listen(run, models.ended, run, self, args, kwargs, output)
         return output
 
     return __call__
@@ -177,5 +175,5 @@ def _inside(run: Run, module: torch.nn.Module) -> None:
 
 
 opaque(_inside, callees=True)
-opaque(_Models.began, callees=True)
+opaque(_Models.ended, callees=True)
 opaque(Recorder.forward_began, callees=True)

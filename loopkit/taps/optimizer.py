@@ -7,6 +7,7 @@ steps: Accelerate's wrapper, whose `step` does nothing inside a window, never ge
 from __future__ import annotations
 
 from threading import get_ident
+from time import perf_counter_ns
 from typing import Any
 
 import torch
@@ -14,20 +15,28 @@ from torch.optim import optimizer as torch_optimizer
 
 from loopkit.recorder import Recorder
 from loopkit.run import Run
-from loopkit.taps.patch import Cell, Handle, Tap, Taps, listen, opaque
+from loopkit.taps.patch import Cell, Handle, Tap, Taps, opaque
+
+_is_compiling = torch.compiler.is_dynamo_compiling
 
 
 def install(run: Run) -> Handle:
     """Listen to every optimizer."""
-    before = _before_clear if "before_zero_grad" in run.heard else _meet
     return Taps(
         _Steps(run),
         # Constructors call this; so the gradients of the first backward have an owner. A wrapper around a public
         # name there would shift the frames that torch's warnings about parameter groups count.
-        Tap(torch.optim.Optimizer, "_patch_step_function", run, _meet),
-        Tap(torch.optim.Optimizer, "zero_grad", run, before, _after_clear, rarely=before is _meet),
+        Tap(torch.optim.Optimizer, "_patch_step_function", run, Recorder.meets, to_recorder=True),
+        _clearing(run),
         Tap(torch.nn.Module, "zero_grad", run, _before_module_clear, _after_module_clear),
     )
+
+
+def _clearing(run: Run) -> Handle:
+    if run.heard & {"before_zero_grad", "after_zero_grad"}:
+        return Tap(torch.optim.Optimizer, "zero_grad", run, _before_clear, _after_clear)
+    quick = Recorder.meets, Recorder.zeroed
+    return Tap(torch.optim.Optimizer, "zero_grad", run, *quick, rarely=True, to_recorder=True)
 
 
 class _Steps:
@@ -47,51 +56,46 @@ class _Steps:
             handle.remove()
 
     def _before(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
-        if torch.compiler.is_dynamo_compiling():
+        if _is_compiling():
             return
         run = self._cell.run
-        if run is not None and not run.busy and (run.thread == get_ident() or run.listens()):
-            # args[0] is the optimizer itself.
-            closure = args[1] if len(args) > 1 else kwargs.get("closure")
-            if run.history.weight or "before_step" in run.heard:
-                listen(run, _before_step, optimizer, closure)
-            else:  # as in `patch.py`: without a frame that only keeps time
-                try:
-                    run.recorder.step_began(optimizer, callable(closure))
-                except Exception as error:  # noqa: BLE001
-                    run.broken(error)
+        if run is None or run.busy or (run.thread != get_ident() and not run.listens()):
+            return
+        weight = run.history.weight
+        began = perf_counter_ns() if weight else 0
+        try:  # as in `patch.py`: without a frame that only keeps time
+            closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer itself
+            if "before_step" in run.heard:
+                run.emit("before_step", optimizer=optimizer, closure=closure)
+            run.recorder.step_began(optimizer, callable(closure))
+        except Exception as error:  # noqa: BLE001
+            run.broken(error)
+        if weight:
+            run.spent_ns += (perf_counter_ns() - began) * weight
 
     def _after(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
-        if torch.compiler.is_dynamo_compiling():
+        if _is_compiling():
             return
         run = self._cell.run
-        if run is not None and not run.busy and (run.thread == get_ident() or run.listens()):
-            if run.history.weight or "after_step" in run.heard:
-                listen(run, _after_step, optimizer)
-            else:
-                try:
-                    run.recorder.step_ended(optimizer)
-                except Exception as error:  # noqa: BLE001
-                    run.broken(error)
+        if run is None or run.busy or (run.thread != get_ident() and not run.listens()):
+            return
+        weight = run.history.weight
+        began = perf_counter_ns() if weight else 0
+        try:
+            if run.recorder.step_ended(optimizer) and "after_step" in run.heard:
+                run.emit("after_step", optimizer=optimizer)
+        except Exception as error:  # noqa: BLE001
+            run.broken(error)
+        if weight:
+            run.spent_ns += (perf_counter_ns() - began) * weight
 
 
 opaque(_Steps._before, callees=False)
 opaque(_Steps._after, callees=False)
 
 
-def _before_step(run: Run, optimizer: torch.optim.Optimizer, closure: Any) -> None:
-    if "before_step" in run.heard:
-        run.emit("before_step", optimizer=optimizer, closure=closure)
-    run.recorder.step_began(optimizer, callable(closure))
-
-
-def _after_step(run: Run, optimizer: torch.optim.Optimizer) -> None:
-    if run.recorder.step_ended(optimizer) and "after_step" in run.heard:
-        run.emit("after_step", optimizer=optimizer)
-
-
 def _before_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    _meet(run, args, kwargs)
+    run.recorder.meets(args, kwargs)
     run.emit("before_zero_grad", owner=args[0])
 
 
@@ -101,24 +105,17 @@ def _before_module_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]
         run.emit("before_zero_grad", owner=args[0])
 
 
-def _meet(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """An optimizer older than the watch: the gradients it is about to clear are still there to be seen."""
-    if not run.recorder.ledger.knows(args[0]):
-        run.recorder.ledger.owner(args[0])
-
-
-for listener in (_before_step, _after_step, Recorder.step_began, Recorder.step_ended):
+for listener in (Recorder.step_began, Recorder.step_ended, Run.emit):
     opaque(listener, callees=True)
 
 
 def _after_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    to_none = args[1] if len(args) > 1 else kwargs.get("set_to_none", True)
-    run.recorder.cleared(args[0], bool(to_none))
+    run.recorder.zeroed(args, kwargs)
     if "after_zero_grad" in run.heard:
         run.emit("after_zero_grad", owner=args[0])
 
 
 def _after_module_clear(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    run.recorder.cleared(None, False)
+    run.recorder.module_cleared()
     if "after_zero_grad" in run.heard:
         run.emit("after_zero_grad", owner=args[0])

@@ -36,11 +36,12 @@ class Cell:
         return Cell, ()
 
 
-Listener = Callable[[Run, tuple[Any, ...], dict[str, Any]], None]
-Ending = Callable[[Run, tuple[Any, ...], dict[str, Any], Any], None]
+Listener = Callable[[Any, tuple[Any, ...], dict[str, Any]], None]
+"""Called with the run, or its recorder, and the arguments of the call."""
+Ending = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 
-def ignore(run: Run, *_: Any) -> None:
+def ignore(run: Any, *_: Any) -> None:
     """Listens to nothing."""
 
 
@@ -55,6 +56,7 @@ class Tap:
         after: called with arguments and result once the original returned.
         failed: called instead of `after` when the original raised.
         rarely: call `before` only in the first updates, and then in one of sixteen: when events are timed.
+        to_recorder: the listeners are methods of `Recorder`, called on the run's: a frame less, at every event.
     """
 
     def __init__(
@@ -64,15 +66,16 @@ class Tap:
         run: Run,
         before: Listener = ignore,
         after: Ending = ignore,
-        failed: Callable[[Run], None] = ignore,
+        failed: Callable[[Any], None] = ignore,
         *,
         rarely: bool = False,
+        to_recorder: bool = False,
     ) -> None:
         self._owner = owner
         self._name = name
         self._own = vars(owner).get(name, _ABSENT)
         self._cell = Cell(run)
-        self._wrapper = _around(getattr(owner, name), self._cell, before, after, failed, rarely)
+        self._wrapper = _around(getattr(owner, name), self._cell, before, after, failed, rarely, to_recorder)
         setattr(owner, name, self._wrapper)
 
     def undo(self) -> None:
@@ -126,8 +129,9 @@ def _around(
     cell: Cell,
     before: Listener,
     after: Ending,
-    failed: Callable[[Run], None],
+    failed: Callable[[Any], None],
     rarely: bool,
+    to_recorder: bool,
 ) -> Callable[..., Any]:
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -135,32 +139,35 @@ def _around(
         if _is_compiling():
             return original(*args, **kwargs)
         run = cell.run
-        # What `listens` says, without a call of it at every event.
+        # What `listens` says, without a call of it at every event; below, what `listen` does.
         if run is None or run.busy or (run.thread != _thread() and not run.listens()):
             return original(*args, **kwargs)
-        if before is not ignore:
-            if run.history.weight:
-                listen(run, before, args, kwargs)
-            elif not rarely:  # what `listen` does when it does not time, without a frame: several times a step
-                try:
-                    before(run, args, kwargs)
-                except Exception as error:  # noqa: BLE001
-                    run.broken(error)
+        subject = run.recorder if to_recorder else run
+        weight = run.history.weight
+        if before is not ignore and (weight or not rarely):
+            began = _clock() if weight else 0
+            try:
+                before(subject, args, kwargs)
+            except Exception as error:  # noqa: BLE001
+                run.broken(error)
+            if weight:
+                run.spent_ns += (_clock() - began) * weight
         try:
             result = original(*args, **kwargs)
         except BaseException as error:
             hide_this_frame(error)
             if failed is not ignore:
-                listen(run, failed)
+                listen(run, failed, subject)
             raise
         if after is not ignore:
-            if run.history.weight:
-                listen(run, after, args, kwargs, result)
-            else:
-                try:
-                    after(run, args, kwargs, result)
-                except Exception as error:  # noqa: BLE001
-                    run.broken(error)
+            weight = run.history.weight
+            began = _clock() if weight else 0
+            try:
+                after(subject, args, kwargs, result)
+            except Exception as error:  # noqa: BLE001
+                run.broken(error)
+            if weight:
+                run.spent_ns += (_clock() - began) * weight
         return result
 
     opaque(wrapper, callees=False)
@@ -170,11 +177,15 @@ def _around(
 
 
 def listen(run: Run, listener: Callable[..., None], *arguments: Any) -> None:
-    """Call a listener, keep its errors from the user's loop, and put its time on loopkit's account."""
+    """Call a listener, keep its errors from the user's loop, and put its time on loopkit's account.
+
+    The hot path writes this out instead: a frame here would cost, and make the stack deeper in timed updates, where
+    every call site would then have to be walked to anew.
+    """
     weight = run.history.weight
     began = _clock() if weight else 0
     try:
-        listener(run, *arguments)
+        listener(*arguments)
     except Exception as error:  # noqa: BLE001
         run.broken(error)
     finally:

@@ -27,32 +27,37 @@ def main() -> None:
     torch.manual_seed(0)
     wanted = sys.argv[1:]
     print(f"{datetime.date.today()}, torch {torch.__version__}, Python {platform.python_version()}, {_machine()}\n")
-    print("| loop | bare, µs a micro-batch | added, µs | watched ÷ bare | at most |\n|---|--:|--:|--:|--:|")
+    print("| loop | bare, µs a micro-batch | added, µs | watched ÷ bare | at most | settling in, ms |")
+    print("|---|--:|--:|--:|--:|--:|")
     for subject in SUBJECTS:
         if not wanted or subject.name[0] in wanted:
-            bare, added, ratio = measure(subject)
-            print(f"| {subject.name} | {bare:,.0f} | {added:,.0f} | {ratio:.3f} | {subject.limit} |", flush=True)
+            bare, added, ratio, settling = measure(subject)
+            figures = f"{bare:,.0f} | {added:,.0f} | {ratio:.3f} | {subject.limit} | {settling * 1e3:,.0f}"
+            print(f"| {subject.name} | {figures} |", flush=True)
     print(f"\nHeld by loopkit after 200 and after 2,200 steps of (a): {held()} bytes.")
     print(f"Importing loopkit and its plugins after torch: {import_ms():.0f} ms.")
 
 
-def measure(subject: Subject) -> tuple[float, float, float]:
-    """Microseconds a micro-batch bare, microseconds added, and watched over bare: medians over all pairs."""
+def measure(subject: Subject) -> tuple[float, float, float, float]:
+    """Microseconds a micro-batch bare, microseconds added, and watched over bare: medians over all pairs.
+
+    The fourth figure is what the warm-up took beyond its length bare, in seconds: once a run, whatever its length.
+    """
     run, count = subject.make(), subject.micro_batches
     run(count)
-    bare, added, ratios = [], [], []
+    bare, added, ratios, settling = [], [], [], []
     for _ in range(subject.pairs):
         one = _seconds(run, count)
         with loopkit.watch(skip=["console"]) as watched:
             # The first updates are new, told to every check, and each is timed. Called from one line: what comes from
             # another is another loop to loopkit, and would be new again.
-            for micro_batches in (subject.warm_up, count):
-                two = _seconds(run, micro_batches)
+            warm, two = [_seconds(run, micro_batches) for micro_batches in (subject.warm_up, count)]
         assert not watched.findings
         bare.append(one / count * 1e6)
         added.append((two - one) / count * 1e6)
         ratios.append(two / one)
-    return statistics.median(bare), statistics.median(added), statistics.median(ratios)
+        settling.append(warm - one / count * subject.warm_up)
+    return statistics.median(bare), statistics.median(added), statistics.median(ratios), statistics.median(settling)
 
 
 def _seconds(run: Callable[[int], None], count: int) -> float:

@@ -104,7 +104,8 @@ class Subject(NamedTuple):
         make: builds the loop.
         limit: the highest ratio of watched to bare.
         micro_batches: of one measurement.
-        warm_up: micro-batches before one, at least 20 updates: then the watch is in its steady state.
+        warm_up: micro-batches before one. The steady state is that of a run of some length: the updates told to
+            every check are the 1st, 2nd, 4th, 8th … and the tiny loop shows each of them.
         pairs: measurements of each kind.
     """
 
@@ -117,7 +118,7 @@ class Subject(NamedTuple):
 
 
 SUBJECTS = (
-    Subject("a  MLP 32-64-10, batch 32", mlp, 1.15, 300, 100, 48),
+    Subject("a  MLP 32-64-10, batch 32", mlp, 1.15, 300, 300, 48),
     Subject("b  CNN on digits, batch 128", cnn, 1.02, 20, 24, 48),
     Subject("c  BERT 4x128, 8x64 tokens", bert, 1.02, 8, 20, 24),
     Subject("d  GPT-2 4x128, accumulation 4", gpt2, 1.02, 8, 80, 24),

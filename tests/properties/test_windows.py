@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import loopkit
-from loopkit import Update, Window, Windows, hookimpl
+from loopkit import Run, Update, Window, Windows, hookimpl
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,11 @@ class Reads:
     """Keeps every window; `update_finished` comes for new shapes, and all shapes of these runs are new."""
 
     def __init__(self) -> None:
-        self._windows = Windows()
         self.seen: list[Window] = []
 
     @hookimpl
-    def update_finished(self, update: Update) -> None:
-        self.seen += self._windows.of(update)
+    def update_finished(self, run: Run, update: Update) -> None:
+        self.seen += run.instrument(Windows).of(update)
 
 
 def gradient(net: nn.Linear) -> Tensor:

@@ -54,13 +54,12 @@ class AccumMeanOfMeans:
     confidence = Confidence.PROOF
 
     def __init__(self) -> None:
-        self._windows = Windows()
         self._seen: dict[int, _Seen] = {}
 
     @hookimpl
     def update_finished(self, run: Run, update: Update) -> None:
         """Compare how many targets each micro-batch of a window averaged over."""
-        for window in self._windows.of(update):
+        for window in run.instrument(Windows).of(update):
             if window.size < 2 or window.several_loaders or not window.of_micro_batches or not window.alike:
                 continue
             counts = _counts(window)

@@ -55,13 +55,12 @@ class AccumScaleWrong:
     confidence = Confidence.FACT
 
     def __init__(self) -> None:
-        self._windows = Windows()
         self._seen: dict[int, _Seen] = {}
 
     @hookimpl
-    def update_finished(self, update: Update) -> Iterator[Finding]:
+    def update_finished(self, run: Run, update: Update) -> Iterator[Finding]:
         """Compare what each window's losses were multiplied by with its length."""
-        for window in self._windows.of(update):
+        for window in run.instrument(Windows).of(update):
             if window.size < 2 or not window.of_micro_batches or not window.reading.stock:
                 continue
             seen = self._seen.setdefault(window.site.number, _Seen())

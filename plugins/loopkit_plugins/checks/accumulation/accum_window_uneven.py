@@ -54,14 +54,13 @@ class AccumWindowUneven:
     confidence = Confidence.FACT
 
     def __init__(self) -> None:
-        self._windows = Windows()
         self._calls: dict[tuple[int, int], _Call] = {}
         self._reported: set[int] = set()
 
     @hookimpl
     def update_finished(self, run: Run, update: Update) -> None:
         """Note each window's length, and judge its call by what is known of all of them."""
-        for window in self._windows.of(update):
+        for window in run.instrument(Windows).of(update):
             call = self._calls.setdefault((window.reading.number, window.site.number), _Call())
             call.add(window, update)
             for finding in self._judge(call, final=False):
@@ -73,7 +72,7 @@ class AccumWindowUneven:
         left = run.open_update()
         for call in self._calls.values():
             yield from self._judge(call, final=True)
-            if left is not None and self._windows.epochs == 1:
+            if left is not None and run.instrument(Windows).epochs == 1:
                 yield from self._tell(call, call.pending(left, run.steps))
 
     def _judge(self, call: _Call, *, final: bool) -> Iterator[Finding]:

@@ -49,7 +49,7 @@ class TrainableSetSuspicious:
         event = next((each for each in update.events if each.kind is Kind.BACKWARD and each.site), None)
         if event is None:
             return
-        owned = {id(each) for owner in run.instrument(Ledger).owners() for each in owner.parameters()}
+        owned = {id(each): each for owner in run.instrument(Ledger).owners() for each in owner.parameters()}
         for name, value, attribute, count in _contradictions(run.instrument(Models), owned):
             yield self._finding(event, name, value, attribute, count, update.number)
 
@@ -74,21 +74,24 @@ class TrainableSetSuspicious:
         )
 
 
-def _contradictions(models: Models, owned: set[int]) -> Iterator[tuple[str, bool, str, int]]:
+def _contradictions(models: Models, owned: dict[int, Any]) -> Iterator[tuple[str, bool, str, int]]:
     """Modules whose parameters contradict a flag without effect: name, the flag's value and name, how many."""
     inside: set[int] = set()
+    misspelt = {key: found for key, each in owned.items() if vars(each) and (found := _misspelt(each))}
     for spot in models.modules():
         value = vars(spot.module).get(_FLAG)
+        if not misspelt and not isinstance(value, bool):
+            continue  # almost every module: its parameters need not be gathered
         parameters = [each for each in spot.module.parameters() if id(each) in owned]
         against = parameters and all(each.requires_grad is not value for each in parameters)
         if isinstance(value, bool) and against and not _is_setting(type(spot.module)):
             yield spot.name, value, _FLAG, len(parameters)
         if id(spot.module) in inside:
             continue
-        misspelt = [found for each in parameters if (found := _misspelt(each))]
-        if misspelt and len(misspelt) == len(parameters):
+        odd = [misspelt[id(each)] for each in parameters if id(each) in misspelt]
+        if odd and len(odd) == len(parameters):
             inside |= {id(each) for each in spot.module.modules()}
-            yield spot.name, misspelt[0][1], misspelt[0][0], len(misspelt)
+            yield spot.name, odd[0][1], odd[0][0], len(odd)
 
 
 def _is_setting(cls: type[Any]) -> bool:
