@@ -1,28 +1,23 @@
-"""Turns what the taps hear into the record of the current update, and knows which updates are new.
-
-The hot path appends small tuples. When an update closes, its signature (the events without their numbers) is
-looked up; only a new one, or one at its 2nd, 4th, 8th … occurrence, becomes an `Update` that checks get to see.
-"""
+"""Turns what the taps hear into the record of the current update. The hot path appends small tuples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from loopkit.callsite import CallSites, Site
 from loopkit.clips import Clips
-from loopkit.history import History, Raw, RawEvent, in_words, row
+from loopkit.history import RawEvent, in_words
 from loopkit.inputs import Inputs
 from loopkit.ledger import Ledger
 from loopkit.loaders import Loaders
-from loopkit.losses import Losses
 from loopkit.models import Models
-from loopkit.opensteps import OpenStep, OpenSteps
+from loopkit.opensteps import OpenStep
 from loopkit.pending import Waiting
-from loopkit.reading import read, told
+from loopkit.reading import read
+from loopkit.record import LONGEST, Record
 from loopkit.schedulers import Schedulers
 from loopkit.signature import (
     BACKWARD,
@@ -44,19 +39,16 @@ from loopkit.update import Update
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from loopkit.update import SchedulerReading, StepReading
+    from loopkit.update import SchedulerReading
 
-LONGEST = 4096
-"""Events kept of one update; a loop that never steps, or a very long window, must not grow without bound."""
-_code = itemgetter(0)
 _CONSTRUCTION = -1  # for the cache of call sites; no event
 _BATCH: RawEvent = (BATCH, None, None)
 _FORWARD: RawEvent = (FORWARD, None, None)
 _EVALUATION: RawEvent = (EVALUATION, None, None)
 
 
-class Recorder:
-    """What has happened since the last executed step, and how often each shape of update occurred.
+class Recorder(Record):
+    """Writes the record of the current update.
 
     Args:
         deliver: called with each `Update` that checks should see, and its signature.
@@ -65,34 +57,25 @@ class Recorder:
     def __init__(
         self, sites: CallSites, ledger: Ledger, models: Models, deliver: Callable[[Update, Signature], None]
     ) -> None:
+        super().__init__(ledger, models, deliver)
         self.sites = sites
         self.ledger = ledger
-        self.steps = 0
         self.batches = 0
         self.backwards = 0
         self.forwards = 0
         self.evaluations = 0
         self.clears = 0
         self.in_backward = 0
-        self.history = History()
         self.on_backward: Callable[[], None] | None = None  # called when no forward was heard, or while searching
         self.searching = False
         self._forwards_before = 0
-        self._deliver = deliver
-        self._events: list[RawEvent] = []
-        self._stepped = False
-        self._truncated = False
-        self._open = OpenSteps(ledger)
         self._inputs = Inputs()
         self._loaders = Loaders()
-        self.losses = Losses(ledger, models)
         self.models = models
         self._schedulers = Schedulers(ledger)
         self._waiting = Waiting(ledger)
         self._clips = Clips(ledger)
         self._site: Site | None = None
-        self._prelude: set[int] = set()
-        self._prelude_over = False
 
     # -- data and forward --------------------------------------------------------------------------------
 
@@ -314,64 +297,9 @@ class Recorder:
         """The last advance of each scheduler."""
         return self._schedulers.lives(self.backwards)
 
-    # -- the update --------------------------------------------------------------------------------------
-
-    def _note(self, code: int, site: Site, raw: Raw = None, opens: int | None = None) -> None:
-        """Append an event; one of a kind that `opens` an update may close the one before.
-
-        If such a call stood before this update's backward too, it is the first of the next one. So a loop that
-        begins with `zero_grad()` reads as one, whether its batches are seen or not.
-        """
-        if opens is not None:
-            if self._stepped and not self._open.stack and opens + 16 * site.spot in self._prelude:
-                self.close()
-            if not self._prelude_over:
-                self._prelude.add(opens + 16 * site.spot)
-        if len(self._events) < LONGEST:
-            self._events.append((code, site, raw))
-        else:
-            self._truncated = True
-
-    def close(self) -> None:
-        """End the current update: count its signature, and hand it on if checks should see it."""
-        signature = tuple(map(_code, self._events))
-        seen = self.history.count(signature)
-        losses, updates = self.losses, self.history.updates
-        if losses.backwards or seen == 1 or updates & (updates + 1) == 0:
-            losses.closed(updates, seen)
-        else:
-            losses.wanted = losses.first = False
-        if seen & (seen - 1) == 0:
-            update = self.history.update(self._events, signature, self.steps, truncated=self._truncated)
-            self._reset()
-            self._deliver(update, signature)
-        else:  # what `_reset` does
-            self._events.clear()
-            self._prelude.clear()
-            self._stepped = self._truncated = self._prelude_over = False
-
-    def last_reading(self) -> StepReading | None:
-        """What the ledger said of the last executed step of the current update; None before one."""
-        raw = next((raw for code, _, raw in reversed(self._events) if code & 15 == STEP), None)
-        return None if raw is None else told(raw)
-
-    def _reset(self) -> None:
-        self._events.clear()
-        self._prelude.clear()
-        self._stepped = self._truncated = self._prelude_over = False
-
-    def finish(self) -> None:
-        """The run ends: an update that has stepped is judged, one that has not is left out."""
-        if self._stepped:
-            self.close()
-
     def open_update(self) -> Update | None:
         """What happened since the last executed step, if anything did."""
         if not self._events or self._stepped:
             return None
         pending = () if self.steps else self._waiting.told()
         return Update(self.steps, 0, self.history.updates, 0, in_words(self._events), self._truncated, pending)
-
-    def unfinished(self) -> str:
-        """The row of events since the last step: all there is, in a loop that never steps."""
-        return row(self._events)

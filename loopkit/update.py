@@ -262,7 +262,7 @@ class Update:
         updates: how many updates of any signature there have been, this one included.
         signature: what updates of one shape have in common, within a run.
         events: in order.
-        truncated: more than `recorder.LONGEST` events; only the first ones and all steps are here.
+        truncated: more than `record.LONGEST` events; only the first ones and all steps are here.
         pending: of an update that is still open, in a run without a step: the optimizers that wait for one.
     """
 

@@ -32,6 +32,7 @@ LAYERS = [
     {"reading", "graphwalk", "weights", "survey"},
     {"opensteps", "schedulers", "loaders", "losses", "pending", "clips"},
     {"history"},
+    {"record"},
     {"recorder", "found"},
     {"notes"},
     {"run"},

@@ -1,0 +1,101 @@
+"""The record of the current update, and which updates checks get to see.
+
+When an update closes, its signature (the events without their numbers) is looked up; only a new one, or one at its
+2nd, 4th, 8th … occurrence, becomes an `Update`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from loopkit.history import History, Raw, RawEvent, row
+from loopkit.ledger import Ledger
+from loopkit.losses import Losses
+from loopkit.models import Models
+from loopkit.opensteps import OpenSteps
+from loopkit.reading import told
+from loopkit.signature import STEP, Signature
+from loopkit.update import Update
+
+if TYPE_CHECKING:
+    from loopkit.callsite import Site
+    from loopkit.update import StepReading
+
+LONGEST = 4096
+"""Events kept of one update; a loop that never steps, or a very long window, must not grow without bound."""
+_code = itemgetter(0)
+
+
+class Record:
+    """What has happened since the last executed step, and how often each shape of update occurred.
+
+    Args:
+        deliver: called with each `Update` that checks should see, and its signature.
+    """
+
+    def __init__(self, ledger: Ledger, models: Models, deliver: Callable[[Update, Signature], None]) -> None:
+        self.steps = 0
+        self.history = History()
+        self.losses = Losses(ledger, models)
+        self._deliver = deliver
+        self._events: list[RawEvent] = []
+        self._stepped = False
+        self._truncated = False
+        self._open = OpenSteps(ledger)
+        self._prelude: set[int] = set()
+        self._prelude_over = False
+
+    def _note(self, code: int, site: Site, raw: Raw = None, opens: int | None = None) -> None:
+        """Append an event; one of a kind that `opens` an update may close the one before.
+
+        If such a call stood before this update's backward too, it is the first of the next one. So a loop that
+        begins with `zero_grad()` reads as one, whether its batches are seen or not.
+        """
+        if opens is not None:
+            if self._stepped and not self._open.stack and opens + 16 * site.spot in self._prelude:
+                self.close()
+            if not self._prelude_over:
+                self._prelude.add(opens + 16 * site.spot)
+        if len(self._events) < LONGEST:
+            self._events.append((code, site, raw))
+        else:
+            self._truncated = True
+
+    def close(self) -> None:
+        """End the current update: count its signature, and hand it on if checks should see it."""
+        signature = tuple(map(_code, self._events))
+        seen = self.history.count(signature)
+        losses, updates = self.losses, self.history.updates
+        if losses.backwards or seen == 1 or updates & (updates + 1) == 0:
+            losses.closed(updates, seen)
+        else:
+            losses.wanted = losses.first = False
+        if seen & (seen - 1) == 0:
+            update = self.history.update(self._events, signature, self.steps, truncated=self._truncated)
+            self._reset()
+            self._deliver(update, signature)
+        else:  # what `_reset` does
+            self._events.clear()
+            self._prelude.clear()
+            self._stepped = self._truncated = self._prelude_over = False
+
+    def last_reading(self) -> StepReading | None:
+        """What the ledger said of the last executed step of the current update; None before one."""
+        raw = next((raw for code, _, raw in reversed(self._events) if code & 15 == STEP), None)
+        return None if raw is None else told(raw)
+
+    def _reset(self) -> None:
+        self._events.clear()
+        self._prelude.clear()
+        self._stepped = self._truncated = self._prelude_over = False
+
+    def finish(self) -> None:
+        """The run ends: an update that has stepped is judged, one that has not is left out."""
+        if self._stepped:
+            self.close()
+
+    def unfinished(self) -> str:
+        """The row of events since the last step: all there is, in a loop that never steps."""
+        return row(self._events)
