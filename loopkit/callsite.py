@@ -20,6 +20,7 @@ SITE_AT = 32
 _TRANSPARENT, _USER, _INSTALLED, _BOTTOM = range(4)
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _SKIPPED = 3  # `here`, the recorder and the wrapper or listener that called it are not worth a look
+_frame = sys._getframe
 _Step = tuple[int, CodeType, int]  # at which depth which code stood at which instruction
 _Key = tuple[tuple[int, int], ...]
 _RUNNER = f"{_OURS}script.py"  # below its frame there is only the command line
@@ -75,7 +76,7 @@ class CallSites:
         self._sites: dict[_Key, Site] = {}
         self._brief: dict[_Key, Site] = {}
         self._spots: dict[Place, int] = {}
-        self._last: dict[int, tuple[list[_Step], Site]] = {}
+        self._last: dict[int, tuple[int, CodeType, int, list[_Step], Site]] = {}
         self.user_folders: list[str] = []
         self._transparent = [*_folders_of_interpreter(), _folder_of("torch"), _OURS]
         self._installed = _folders_of_packages()
@@ -101,20 +102,25 @@ class CallSites:
         """
         last = self._last.get(kind)
         if last is not None:
-            for depth, code, at in last[0]:
-                try:
-                    frame = sys._getframe(depth)
-                except ValueError:  # the stack is less deep now
-                    break
-                if frame.f_code is not code or frame.f_lasti != at:
-                    break
-            else:
-                return last[1]
+            depth, code, at, others, known = last  # the innermost step by itself: with `brief` it is the only one
+            try:
+                frame = _frame(depth)
+                if frame.f_code is code and frame.f_lasti == at:
+                    for depth, code, at in others:
+                        frame = _frame(depth)
+                        if frame.f_code is not code or frame.f_lasti != at:
+                            break
+                    else:
+                        return known
+            except ValueError:
+                pass  # the stack is less deep now
         start = sys._getframe(_SKIPPED)
         steps, framework = self._walk(start, brief)
         found = self._site(steps, start, brief)
-        if not framework:  # whose innermost line counts too, and several may lie behind one line of the user's
-            self._last[kind] = steps, found
+        if (
+            steps and not framework
+        ):  # whose innermost line counts too, and several may lie behind one line of the user's
+            self._last[kind] = *steps[0], steps[1:], found
         return found
 
     def _site(self, steps: list[_Step], start: FrameType, brief: bool) -> Site:

@@ -41,23 +41,36 @@ def main() -> None:
 def measure(subject: Subject) -> tuple[float, float, float, float]:
     """Microseconds a micro-batch bare, microseconds added, and watched over bare: medians over all pairs.
 
-    The fourth figure is what the warm-up took beyond its length bare, in seconds: once a run, whatever its length.
+    The fourth figure is what the warm-up took beyond the same bare, in seconds: once a run, whatever its length.
     """
     run, count = subject.make(), subject.micro_batches
-    run(count)
     bare, added, ratios, settling = [], [], [], []
-    for _ in range(subject.pairs):
-        one = _seconds(run, count)
-        with loopkit.watch(skip=["console"]) as watched:
-            # The first updates are new, told to every check, and each is timed. Called from one line: what comes from
-            # another is another loop to loopkit, and would be new again.
-            warm, two = [_seconds(run, micro_batches) for micro_batches in (subject.warm_up, count)]
-        assert not watched.findings
+    for pair in range(subject.pairs):
+        if pair % 2:  # who goes first takes turns: a shared machine is faster after a pause
+            (warm, two), (before, one) = _watched(run, subject), _both(run, subject)
+        else:
+            (before, one), (warm, two) = _both(run, subject), _watched(run, subject)
         bare.append(one / count * 1e6)
         added.append((two - one) / count * 1e6)
         ratios.append(two / one)
-        settling.append(warm - one / count * subject.warm_up)
+        settling.append(warm - before)
     return statistics.median(bare), statistics.median(added), statistics.median(ratios), statistics.median(settling)
+
+
+def _watched(run: Callable[[int], None], subject: Subject) -> list[float]:
+    with loopkit.watch(skip=["console"]) as watched:
+        seconds = _both(run, subject)
+    assert not watched.findings
+    return seconds
+
+
+def _both(run: Callable[[int], None], subject: Subject) -> list[float]:
+    """Seconds of the warm-up and of what is measured, bare too: sustained work alone makes a loop some 4 % slower.
+
+    The first updates are new to loopkit, told to every check and timed. Both are called from one line: what comes
+    from another is another loop to loopkit, and would be new again.
+    """
+    return [_seconds(run, micro_batches) for micro_batches in (subject.warm_up, subject.micro_batches)]
 
 
 def _seconds(run: Callable[[int], None], count: int) -> float:

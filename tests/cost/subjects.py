@@ -119,7 +119,7 @@ class Subject(NamedTuple):
 
 SUBJECTS = (
     Subject("a  MLP 32-64-10, batch 32", mlp, 1.15, 300, 300, 48),
-    Subject("b  CNN on digits, batch 128", cnn, 1.02, 20, 24, 48),
+    Subject("b  CNN on digits, batch 128", cnn, 1.02, 40, 40, 48),
     Subject("c  BERT 4x128, 8x64 tokens", bert, 1.02, 8, 20, 24),
     Subject("d  GPT-2 4x128, accumulation 4", gpt2, 1.02, 8, 80, 24),
     Subject("e  2,000 parameter tensors", many, 1.08, 6, 20, 24),
