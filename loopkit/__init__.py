@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from loopkit.lossreading import LossReading as LossReading
     from loopkit.lossreading import LossTerm as LossTerm
     from loopkit.lossreading import Reach as Reach
+    from loopkit.metrics import log as log
     from loopkit.models import Models as Models
     from loopkit.run import Run as Run
     from loopkit.schedule import Epochs as Epochs
@@ -91,6 +92,7 @@ _PLACES = {
     "Update": "update",
     "Wipe": "update",
     "current_run": "watching",
+    "log": "metrics",
     "watch": "watching",
     "Window": "windows",
     "Windows": "windows",

@@ -1,13 +1,17 @@
-"""A finding of a run, with what its count is made of and which processes showed it."""
+"""The findings of a run, each with what its count is made of and which processes showed it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loopkit.finding import Finding
+from loopkit.finding import Finding, Severity
+from loopkit.parts import Part
 from loopkit.signature import Signature
+from loopkit.silence import Filter, inline_reason
+
+HERE = "this process"
 
 
 class Found:
@@ -58,3 +62,61 @@ class Found:
         if names:
             evidence["processes"] = names
         return dataclasses.replace(told, rank=ranks[0] if ranks else None, evidence=evidence)
+
+
+class Findings:
+    """What a run has found and shows, in the order it was first seen.
+
+    Args:
+        filters: what a watch selects and ignores; watches that join bring more.
+        inline: comments in the user's files silence too: where the run reports, and is no part of another's.
+
+    Attributes:
+        silenced: findings that are not shown, with the reason.
+    """
+
+    def __init__(self, filters: Sequence[Filter], *, inline: bool) -> None:
+        self.silenced: list[tuple[Finding, str]] = []
+        self._filters = filters
+        self._inline = inline
+        self._known: dict[tuple[object, ...], Found] = {}
+
+    def add(self, finding: Finding, signature: Signature | None) -> bool:
+        """Take one that was seen in this process; whether it is the first of its kind, and shown."""
+        known = self._known.get(finding.key)
+        is_new = known is None and self._is_shown(finding)
+        if is_new:
+            known = self._known[finding.key] = Found(finding)
+        if known is not None:
+            known.here(finding.rank, signature)
+        return is_new
+
+    def merge(self, parts: Mapping[str, Part]) -> list[Found]:
+        """Take those of other processes, the lowest rank first; those that nobody had seen yet are returned."""
+        new: list[Found] = []
+        for name, part in sorted(parts.items(), key=lambda item: (item[1].rank is None, item[1].rank, item[0])):
+            for finding in part.findings:
+                known = self._known.get(finding.key)
+                if known is None and self._is_shown(finding):
+                    known = self._known[finding.key] = Found(finding)
+                    new.append(known)
+                if known is not None:
+                    known.elsewhere(name, finding, part.process)
+        return new
+
+    def told(self, occurrences: Mapping[Signature, int]) -> list[Finding]:
+        """Each with its count."""
+        return [found.told(occurrences, HERE) for found in self._known.values()]
+
+    def worst(self) -> Severity | None:
+        """The highest severity found, or None."""
+        order = [Severity.INFO, Severity.WARNING, Severity.ERROR]
+        return max((found.finding.severity for found in self._known.values()), key=order.index, default=None)
+
+    def _is_shown(self, finding: Finding) -> bool:
+        """Whether nothing silences the finding; what does is kept."""
+        reason = next((why for each in self._filters if (why := each.reason(finding.rule))), None)
+        reason = reason or (inline_reason(finding) if self._inline else None)
+        if reason is not None and all(finding.key != silent.key for silent, _ in self.silenced):
+            self.silenced.append((finding, reason))
+        return reason is None

@@ -141,6 +141,40 @@ def mode_changed(run: Run, module: torch.nn.Module, training: bool) -> Answer:
 
 
 @hookspec
+def epoch_started(run: Run, epoch: int) -> Answer:
+    """A pass over the training data begins; `epoch` counts from 1. Told by `Loop`. Cost: once an epoch."""
+
+
+@hookspec
+def epoch_finished(run: Run, epoch: int) -> Answer:
+    """A pass over the training data ended, the evaluation that belongs to it too. Told by `Loop`. Cost: once an
+    epoch.
+    """
+
+
+@hookspec
+def evaluation_started(run: Run) -> Answer:
+    """An evaluation begins: told by `Loop`; in another loop, the first forward without gradients after training.
+    Cost: once an evaluation.
+    """
+
+
+@hookspec
+def evaluation_finished(run: Run) -> Answer:
+    """An evaluation ended, and its metrics were logged: told by `Loop`; in another loop, when training goes on or
+    the run ends. Cost: once an evaluation.
+    """
+
+
+@hookspec
+def metric_logged(run: Run, name: str, value: Any, step: int) -> Answer:
+    """A named number, such as "val/loss": from `loopkit.log`, `Loop`, or an evaluation that was understood. `value`
+    is a float, or a 0-dim tensor on the device it was given on (reading it waits for the device); `step` counts
+    executed optimizer steps. Cost: one call a number.
+    """
+
+
+@hookspec
 def update_finished(run: Run, update: Update) -> Answer:
     """Everything between two executed steps, as a record. Called for an update of a shape not seen before in
     this run, and again at its 2nd, 4th, 8th … occurrence (`update.seen`), so that a healthy loop costs

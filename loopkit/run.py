@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from loopkit import ranks
 from loopkit.callsite import CallSites
+from loopkit.errors import StopTraining
 from loopkit.finding import Finding, Severity
-from loopkit.found import Found
+from loopkit.found import HERE, Findings
 from loopkit.ledger import Ledger
 from loopkit.manager import Failure, Manager
 from loopkit.models import Models
@@ -24,7 +25,7 @@ from loopkit.parts import Part
 from loopkit.recorder import Recorder
 from loopkit.rulebook import rules
 from loopkit.signature import Signature
-from loopkit.silence import Filter, Silence, inline_reason, silences
+from loopkit.silence import Filter, Silence, silences
 from loopkit.update import SchedulerReading, Update
 
 Instrument = TypeVar("Instrument")
@@ -40,6 +41,8 @@ class Run:
         folder: the working directory when the watch opened.
         part: another process reports; this one's findings are sent there, and judged by its selection.
         program: the watch is around a whole program, not a part of one.
+        stops_softly: whoever runs the loop ends it when `stopping` is set: `Loop`, and `loopkit run`.
+        stopping: why training is to end, once a plugin has asked for it.
         ending: "complete", "stopped" by a plugin or by Ctrl-C, or "failed" with an exception; as far as is known.
     """
 
@@ -49,8 +52,11 @@ class Run:
         self.part = part
         self.program = False
         self.ending = "complete"
+        self.stops_softly = False
+        self.stopping: str | None = None
         self.filters = filters if filters is not None else []
-        self.silenced: list[tuple[Finding, str]] = []
+        self._found = Findings(self.filters, inline=not part)
+        self.silenced = self._found.silenced
         self.heard: frozenset[str] = frozenset()
         self.busy = True  # an event now is not of the user's making; also before the start and after the end
         self.spent_ns = 0
@@ -60,7 +66,6 @@ class Run:
         self._ended_ns: int | None = None
         self.thread: int | None = None
         self._instruments: dict[type[Any], Any] = {}
-        self._found: dict[tuple[object, ...], Found] = {}
         self._others: list[Part] = []
         sites, ledger, models = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
         self.recorder = Recorder(sites, ledger, models, self._judge)
@@ -77,7 +82,7 @@ class Run:
     @property
     def findings(self) -> list[Finding]:
         """What was found so far, in the order it was first seen, each with its count."""
-        return [self._told(found) for found in self._found.values()]
+        return self._found.told(self.history.occurrences)
 
     @property
     def cut_short(self) -> bool:
@@ -106,6 +111,26 @@ class Run:
     def report(self, finding: Finding) -> None:
         """Take a finding: stamp step and rank, fold repeats, silence, hand on. The only way into the report."""
         self._report(finding, None)
+
+    def log(self, name: str, value: Any, step: int | None = None) -> None:
+        """Tell plugins a named number, such as "val/loss".
+
+        Args:
+            name: parts by slashes, as TensorBoard groups them.
+            value: a float, or a 0-dim tensor, which is not read here.
+            step: executed optimizer steps it belongs to; None for those so far.
+        """
+        self.emit("metric_logged", name=name, value=value, step=self.steps if step is None else step)
+
+    def stop(self, reason: str) -> None:
+        """End training: at the next batch where the loop ends softly, else at once.
+
+        Raises:
+            StopTraining: through the user's loop; a plugin lets it pass.
+        """
+        if not self.stops_softly:
+            raise StopTraining(reason)
+        self.stopping = self.stopping or reason
 
     def could_not_check(self, rule: str, why: str) -> None:
         """Say that a rule ("*" for all) could not be judged, and why. Repeats are one."""
@@ -176,8 +201,7 @@ class Run:
 
     def worst(self) -> Severity | None:
         """The highest severity found, or None."""
-        order = [Severity.INFO, Severity.WARNING, Severity.ERROR]
-        return max((found.finding.severity for found in self._found.values()), key=order.index, default=None)
+        return self._found.worst()
 
     # -- what watch and the taps do ----------------------------------------------------------------------
 
@@ -222,19 +246,13 @@ class Run:
             parts: all of them, by name, as they are now; a later call replaces what an earlier one brought.
         """
         self._others = list(parts.values())
-        new: dict[tuple[object, ...], Found] = {}
-        for name, part in sorted(parts.items(), key=lambda item: (item[1].rank is None, item[1].rank, item[0])):
-            for finding in part.findings:
-                known = self._found.get(finding.key)
-                if known is None and self._is_shown(finding):
-                    known = self._found[finding.key] = new[finding.key] = Found(finding)
-                if known is not None:
-                    known.elsewhere(name, finding, part.process)
+        new = self._found.merge(parts)
+        for part in parts.values():
             for rule, why in part.not_checked:
                 self.could_not_check(rule, why)
             self.failures.extend(failure for failure in part.failures if failure not in self.failures)
-        for found in new.values():
-            self.emit("finding_reported", finding=self._told(found))
+        for found in new:
+            self.emit("finding_reported", finding=found.told(self.history.occurrences, HERE))
 
     def tell(self) -> None:
         """Tell plugins that came too late all that was found, and that the run has ended."""
@@ -249,7 +267,7 @@ class Run:
 
     def emit(self, hook: str, **arguments: Any) -> None:
         """Call a hook and report what it answers. Events that plugins cause meanwhile are not events."""
-        if hook not in self.heard or (self.busy and hook != "finding_reported"):
+        if hook not in self.heard or (self.busy and hook not in ("finding_reported", "metric_logged")):
             return
         with self._occupied():
             answers = self.manager.call(hook, run=self, **arguments)
@@ -308,27 +326,10 @@ class Run:
 
     def _report(self, finding: Finding, signature: Signature | None) -> None:
         rank = finding.rank if finding.rank is not None else ranks.rank()
-        known = self._found.get(finding.key)
-        if known is not None:
-            known.here(rank, signature)
-            return
         step = finding.step if finding.step is not None else self.steps
         finding = dataclasses.replace(finding, step=step, rank=rank)
-        if self._is_shown(finding):
-            found = self._found[finding.key] = Found(finding)
-            found.here(rank, signature)
+        if self._found.add(finding, signature):
             self.emit("finding_reported", finding=finding)
-
-    def _is_shown(self, finding: Finding) -> bool:
-        """Whether nothing silences the finding; what does is kept. A part leaves that to the process that reports."""
-        reason = next((why for each in self.filters if (why := each.reason(finding.rule))), None)
-        reason = reason or (None if self.part else inline_reason(finding))
-        if reason is not None and all(finding.key != silent.key for silent, _ in self.silenced):
-            self.silenced.append((finding, reason))
-        return reason is None
-
-    def _told(self, found: Found) -> Finding:
-        return found.told(self.history.occurrences, "this process")
 
     def _plugin_failed(self, failure: Failure) -> None:
         self.refresh()

@@ -39,7 +39,7 @@ LAYERS = [
     {"taps"},
     {"processes"},
     {"watching"},
-    {"batching", "script", "joining"},
+    {"batching", "script", "joining", "metrics"},
     {"cli"},
     {"__main__"},
 ]
@@ -177,5 +177,6 @@ def test_the_name_of_the_table_of_events_is_where_the_taps_are() -> None:
 
     documented = set(re.findall(r"`([a-z_]+)`", loopkit.taps.__doc__ or ""))
     spoken = {name for name, value in vars(hookspecs).items() if hasattr(value, f"{GROUP}_spec")}
-    own = {"run_started", "run_finished", "update_finished", "finding_reported"}
+    own = {"run_started", "run_finished", "update_finished", "finding_reported", "metric_logged"}
+    own |= {"epoch_started", "epoch_finished"}  # told by `Loop`
     assert spoken - own <= documented, "the table in taps/__init__.py lacks an event"

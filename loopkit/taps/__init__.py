@@ -4,6 +4,7 @@
 |---|---|---|
 | iterating a `DataLoader` | `batch_loaded` | `loader.py` |
 | calling the outermost `Module` | `before_forward`, `after_forward` | `module.py` |
+| calling it without gradients | `evaluation_started`, `evaluation_finished` | `module.py` |
 | a reentrant `torch.utils.checkpoint.checkpoint` | `checkpoint_cut` | `checkpoint.py` |
 | `Tensor.backward`, `torch.autograd.backward` | `before_backward`, `after_backward` | `autograd.py` |
 | `clip_grad_norm_`, `clip_grads_with_norm_`, `clip_grad_value_` | `gradients_clipped` | `clipping.py` |
