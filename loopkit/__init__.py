@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from loopkit.ledger import Ledger as Ledger
     from loopkit.lossreading import LossReading as LossReading
     from loopkit.lossreading import LossTerm as LossTerm
+    from loopkit.lossreading import Padding as Padding
     from loopkit.lossreading import Reach as Reach
     from loopkit.metrics import log as log
     from loopkit.models import Models as Models
@@ -85,6 +86,7 @@ _PLACES = {
     "LoaderReading": "update",
     "LossReading": "lossreading",
     "LossTerm": "lossreading",
+    "Padding": "lossreading",
     "Pending": "update",
     "Reach": "lossreading",
     "SchedulerReading": "update",

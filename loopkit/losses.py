@@ -74,6 +74,14 @@ class Losses:
             self._fail(error)
             return None
 
+    def forward_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The outermost module is called with gradients on, in an update whose graphs are walked."""
+        if self.error is None:
+            try:
+                self.graph.doors.entered(module, args, kwargs)
+            except Exception as error:  # noqa: BLE001
+                self._fail(error)
+
     def forward_ended(self) -> None:
         """The outermost forward ended, in an update whose graphs are walked: remember what the weights are."""
         if self.error is not None:
@@ -87,6 +95,7 @@ class Losses:
         """An unheard-of kind of graph or tensor costs these checks, not the others."""
         self.error = error
         self.weights.forget()
+        self.graph.doors.forget()
         if os.environ.get("LOOPKIT_RAISE"):
             raise error
 
@@ -138,6 +147,7 @@ class Losses:
         self._sent.clear()
         self._parts.clear()
         self.graph.forget_hooked()
+        self.graph.doors.forget()
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

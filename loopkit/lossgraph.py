@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from loopkit.lossreading import LossReading, LossTerm
+from loopkit.padding import Doors
+from loopkit.padding import told as told_of_padding
 from loopkit.unseen import unseen
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class RawTerm(NamedTuple):
     constants: tuple[tuple[Any, bool], ...]
     valid: Any
     total: int | None
+    padding: Tensor | None
 
 
 class RawLoss:
@@ -74,10 +77,12 @@ class LossGraph:
 
     Attributes:
         hooked: ranges of autograd sequence numbers of nodes that were made under saved-tensor hooks.
+        doors: what forwards were given, while walking.
     """
 
     def __init__(self) -> None:
         self.hooked: list[tuple[int, int]] = []
+        self.doors = Doors()
         self._scales: list[Callable[[], object]] = []
         self._opened: list[int] = []
 
@@ -198,7 +203,7 @@ class LossGraph:
     def _term(self, node: Node, name: str, constants: tuple[tuple[Any, bool], ...]) -> RawTerm:
         kind = name.partition("Backward")[0]
         number = getattr(node, "_saved_reduction", None)
-        valid, total = None, None
+        valid, total, padding = None, None, None
         if number is not None:
             reduction = ("none", "mean", "sum")[number] if number in (0, 1, 2) else ""
             if kind.startswith("NllLoss") and not self._is_hooked(node):
@@ -206,13 +211,14 @@ class LossGraph:
                     total = node._saved_target.numel()
                     # With class weights this is the sum of weights, and no count.
                     valid = node._saved_total_weight if node._saved_weight is None else None
+                    padding = self.doors.beside(node) if reduction in ("mean", "sum") else None
             if kind.startswith("BinaryCrossEntropy") and node._saved_weight is not None:
                 reduction = ""  # what it is a mean of may have been divided by anything
         else:
             reduction = {"Mean": "mean", "Sum": "sum"}.get(kind, "")
             if reduction == "mean" and _is_scaled_below(node):
                 reduction = ""
-        return RawTerm(kind, reduction, constants, valid, total)
+        return RawTerm(kind, reduction, constants, valid, total, padding)
 
     def _is_hooked(self, node: Node) -> bool:
         if not self.hooked and not self._opened:
@@ -249,7 +255,14 @@ def told(raw: RawLoss) -> LossReading:
         return LossReading(
             factor=_product(raw.outer),
             terms=tuple(
-                LossTerm(term.kind, term.reduction, _product(term.constants), _number(term.valid), term.total)
+                LossTerm(
+                    term.kind,
+                    term.reduction,
+                    _product(term.constants),
+                    _number(term.valid),
+                    term.total,
+                    told_of_padding(term.padding),
+                )
                 for term in raw.terms
             ),
             scaled=raw.scaled,

@@ -11,6 +11,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Padding:
+    """How the targets of a cross-entropy stand to the `attention_mask` of the forward that made it.
+
+    Args:
+        counted: targets that count: not ignored.
+        padded: of those, how many stand on padding: the mask is 0 there, and up to that end of the sequence.
+        token: the one target that all of the padded ones are; None where they differ or there are none.
+        filler: the one token id that stands wherever there is padding; None where that is not known.
+        rows: sequences whose next to last real token is a target that counts.
+        dropped: of those, how many end in a real `filler` that is ignored.
+        learned: targets that count and are `filler`.
+    """
+
+    counted: int
+    padded: int
+    token: int | None
+    filler: int | None
+    rows: int
+    dropped: int
+    learned: int
+
+
+@dataclass(frozen=True, slots=True)
 class LossTerm:
     """One term of a loss, at the node where it is reduced.
 
@@ -20,6 +43,8 @@ class LossTerm:
         factor: product of the constants between the sum of terms and this one.
         valid: targets that count, where the operation keeps that number (unweighted cross-entropy).
         total: targets, ignored ones included.
+        padding: targets beside the attention mask, where the graph was walked and the targets are known to be those
+            of one forward.
     """
 
     kind: str
@@ -27,6 +52,7 @@ class LossTerm:
     factor: float
     valid: float | None
     total: int | None
+    padding: Padding | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,8 @@ class Recorder(Record):
             self._evaluated()
             return
         self.forwards += 1
+        if self.losses.walking:
+            self.losses.forward_began(module, args, kwargs)
         ledger = self.ledger
         ledger.now.tick += 1
         ledger.last_forward = ledger.now.tick

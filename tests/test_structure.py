@@ -25,7 +25,7 @@ LAYERS = [
     {"hookspecs", "update"},
     {"manager", "silence", "habit", "windows"},
     {"rulebook", "parts"},
-    {"callsite", "doubt", "horizon", "signature"},
+    {"callsite", "doubt", "horizon", "padding", "signature"},
     {"row", "holdings", "inputs", "lossgraph", "models", "untouched"},
     {"looking"},
     {"ledger"},
