@@ -255,10 +255,17 @@ def test_found_when_it_begins_late() -> None:
     assert finding.step == 32
 
 
-def test_both_losses_of_a_pair_are_laid_beside_their_own_forward() -> None:
+@pytest.mark.parametrize("bad", [0, 1])
+def test_both_losses_of_a_pair_are_laid_beside_their_own_forward(bad: int) -> None:
     def pair(net: Any, tokens: dict[str, Tensor]) -> Tensor:
-        other = batch(6, 2, 4, 7)
-        return shifted(net, tokens, labels_of(tokens)) + shifted(net, other, other["input_ids"])
+        both = [(tokens, labels_of(tokens)), (other := batch(6, 2, 4, 7), labels_of(other))]
+        both[bad] = (both[bad][0], both[bad][0]["input_ids"])
+        outputs = [net(**each) for each, _ in both]
+        losses = [
+            cross_entropy(output[:, :-1].reshape(-1, VOCABULARY), labels[:, 1:].reshape(-1))
+            for output, (_, labels) in zip(outputs, both, strict=True)
+        ]
+        return losses[0] + losses[1]
 
     (finding,) = found(loop_of(pair))
     assert finding.evidence["padded_targets"] == 6
