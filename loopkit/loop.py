@@ -188,7 +188,7 @@ class Loop:
             self._update(run, place, window)
             if self._evaluate_every and self.updates % self._evaluate_every == 0:
                 self.evaluate()
-            if run.stopping or self.updates >= most_updates:
+            if (run.stopping or self.updates >= most_updates) and not place.ending:
                 break
         self._random = None
         if not place.over:

@@ -23,14 +23,15 @@ class Pass:
 
     Attributes:
         batches: how many were trained on.
-        over: there are no more.
+        over: there are no more: the loader has said so, and drawn what random numbers it draws at its end.
+        ending: this was the last window, as far as the loader's length tells.
         evaluated: the evaluation that ends the epoch is done.
         updates: optimizer steps executed in this pass.
     """
 
     def __init__(self, loader: Any, accumulate: int) -> None:
         self.batches = 0
-        self.over = False
+        self.over = self.ending = False
         self.evaluated = False
         self.updates = 0
         self._loader = loader
@@ -57,8 +58,11 @@ class Pass:
         iterator = self._begin(now, tell)
         while window := list(itertools.islice(iterator, self._accumulate)):
             self.batches += len(window)
-            self.over = len(window) < self._accumulate or self.batches == self._length
+            self.over = len(window) < self._accumulate
+            self.ending = self.over or self.batches == self._length
             yield window
+            if self.over:
+                return
         self.over = True
         if not self.batches:
             raise UsageError(_nothing(self._loader))
@@ -164,8 +168,9 @@ class _Skipping:
         if self._skipped:
             return
         self._skipped = True
-        if self._before is not None:
-            self._before()
+        before, self._before = self._before, None  # it holds the loader, whose workers would hold this
+        if before is not None:
+            before()
         for _ in itertools.islice(self._items, self._count):
             pass
 

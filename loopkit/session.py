@@ -41,9 +41,12 @@ class Session:
         alone = current_run() is None
         self.heard = not alone or self._autoload or len(self._plugins) > 1
         options: dict[str, Any] = {"autoload": self._autoload, "skip": self._skip}
-        with Watch(plugins=self._plugins, taps_if=lambda run: self.heard, **options) as run:
+        watch = Watch(plugins=self._plugins, taps_if=lambda run: self.heard, **options)
+        with contextlib.ExitStack() as after, watch as run:
             before = run.loop, run.stops_softly, run.stopping, run.step_offset
             run.loop, run.stops_softly, run.stopping, run.step_offset = loop, True, None, loop.updates - run.steps
+            # A run lives until cycles are collected: a loader that it held would then wait 5 s for each worker.
+            after.callback(setattr, run, "loop", before[0])
             self.run, loop.stopped = run, None
             self.log = run.log if self.heard else self._straight
             try:
@@ -54,11 +57,11 @@ class Session:
                 raise
             finally:
                 self._states |= _states(run)
-                self.run, loop.stopped = None, run.stopping
+                self.run, self.log, loop.stopped = None, self._straight, run.stopping
                 if run.stopping is not None:
                     run.ending = "stopped"
                 if not alone:  # what comes after the loop goes on
-                    run.loop, run.stops_softly, run.stopping, run.step_offset = before
+                    _, run.stops_softly, run.stopping, run.step_offset = before
 
     def plugin_states(self) -> dict[str, Any]:
         """What each plugin has to remember, by its name: now, or when the last run ended."""

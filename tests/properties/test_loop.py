@@ -135,10 +135,7 @@ def whole(windows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 def by_hand(model: Tagger, loss: Any, batch: Any) -> list[Tensor]:
     """The gradient of a window that is one batch."""
-    if loss is None:
-        value = model(**batch)["loss"]
-    else:
-        value = loss(model(batch[0]), batch[1])
+    value = model(**batch)["loss"] if loss is None else loss(model(batch[0]), batch[1])
     return list(torch.autograd.grad(value, list(model.parameters())))
 
 
@@ -267,6 +264,7 @@ def assert_resumes(make: Callable[[], Any], n: int, k: int, accumulate: int = 1,
     begin()
     straight = loop(make, accumulate, per)
     straight.run(max_updates=n)
+    expected = through_a_file(straight.state_dict())
 
     begin()
     first = loop(make, accumulate, per)
@@ -278,7 +276,7 @@ def assert_resumes(make: Callable[[], Any], n: int, k: int, accumulate: int = 1,
     second = loop(make, accumulate, per)
     second.load_state_dict(state)
     second.run(max_updates=n)
-    assert same(straight.state_dict(), second.state_dict())
+    assert same(expected, second.state_dict())
     assert straight.history.rows == first.history.rows + second.history.rows
 
 
@@ -288,7 +286,7 @@ def test_a_run_that_was_resumed_is_one_run(name: str, k: int) -> None:
     assert_resumes(LOADERS[name], 11, k)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     name=st.sampled_from(sorted(LOADERS)),
     n=st.integers(1, 15),
@@ -310,16 +308,17 @@ def test_with_workers_that_stay_too() -> None:
 
 
 @given(cuts=st.lists(st.integers(1, 12), max_size=3))
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_one_loop_run_in_parts_is_the_same(cuts: list[int]) -> None:
     begin()
     straight = loop(LOADERS["shuffled"])
     straight.run(max_updates=12)
+    expected = through_a_file(straight.state_dict())
     begin()
     parts = loop(LOADERS["shuffled"])
     for cut in [*sorted(cuts), 12]:
         parts.run(max_updates=cut)
-    assert same(straight.state_dict(), parts.state_dict())
+    assert same(expected, parts.state_dict())
     assert straight.history == parts.history
 
 
