@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
+    from loopkit.logbook import History as History
+    from loopkit.loop import Loop as Loop
     from loopkit.lossreading import LossReading as LossReading
     from loopkit.lossreading import LossTerm as LossTerm
     from loopkit.lossreading import Padding as Padding
@@ -69,7 +71,9 @@ _PLACES = {
     "Severity": "finding",
     "hookimpl": "hookspecs",
     "Habit": "habit",
+    "History": "logbook",
     "Ledger": "ledger",
+    "Loop": "loop",
     "Models": "models",
     "Missed": "strays",
     "Stray": "strays",

@@ -43,6 +43,8 @@ class Run:
         program: the watch is around a whole program, not a part of one.
         stops_softly: whoever runs the loop ends it when `stopping` is set: `Loop`, and `loopkit run`.
         stopping: why training is to end, once a plugin has asked for it.
+        loop: the `Loop` that trains now, or None. In one, a plugin that raises `StopTraining` only asks for it.
+        step_offset: added to `steps`, it is the number of a step in its training: a `Loop` that resumes counts on.
         ending: "complete", "stopped" by a plugin or by Ctrl-C, or "failed" with an exception; as far as is known.
     """
 
@@ -54,6 +56,8 @@ class Run:
         self.ending = "complete"
         self.stops_softly = False
         self.stopping: str | None = None
+        self.loop: Any = None
+        self.step_offset = 0
         self.filters = filters if filters is not None else []
         self._found = Findings(self.filters, inline=not part)
         self.silenced = self._found.silenced
@@ -67,8 +71,8 @@ class Run:
         self.thread: int | None = None
         self._instruments: dict[type[Any], Any] = {}
         self._others: list[Part] = []
-        sites, ledger, models = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
-        self.recorder = Recorder(sites, ledger, models, self._judge)
+        instruments = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
+        self.recorder = Recorder(*instruments, self._judge)
         self.history = self.recorder.history
         manager.when_one_fails(self._plugin_failed)
 
@@ -120,7 +124,8 @@ class Run:
             value: a float, or a 0-dim tensor, which is not read here.
             step: executed optimizer steps it belongs to; None for those so far.
         """
-        self.emit("metric_logged", name=name, value=value, step=self.steps if step is None else step)
+        own = self.steps + self.step_offset
+        self.emit("metric_logged", name=name, value=value, step=own if step is None else step)
 
     def stop(self, reason: str) -> None:
         """End training: at the next batch where the loop ends softly, else at once.
@@ -191,8 +196,7 @@ class Run:
 
     def overhead(self) -> float:
         """The share of the run's wall time that was spent in loopkit, between 0 and 1."""
-        end = self._ended_ns if self._ended_ns is not None else time.perf_counter_ns()
-        return min(1.0, self.spent_ns / max(1, end - self._began_ns))
+        return min(1.0, self.spent_ns / max(1.0, self.seconds() * 1e9))
 
     def seconds(self) -> float:
         """How long the run has been watched."""
@@ -269,8 +273,14 @@ class Run:
         """Call a hook and report what it answers. Events that plugins cause meanwhile are not events."""
         if hook not in self.heard or (self.busy and hook not in ("finding_reported", "metric_logged")):
             return
-        with self._occupied():
-            answers = self.manager.call(hook, run=self, **arguments)
+        try:
+            with self._occupied():
+                answers = self.manager.call(hook, run=self, **arguments)
+        except StopTraining as request:
+            answers = []
+            if self.loop is None:
+                raise
+            self.stop(request.reason)
         for finding in answers:
             self._report(finding, None)
 
@@ -333,10 +343,8 @@ class Run:
 
     def _plugin_failed(self, failure: Failure) -> None:
         self.refresh()
+        told = f"loopkit: plugin {failure.plugin} failed ({failure.when}) and was switched off: {failure.error}"
         try:
-            print(
-                f"loopkit: plugin {failure.plugin} failed ({failure.when}) and was switched off: {failure.error}",
-                file=sys.stderr,
-            )
+            print(told, file=sys.stderr)
         except (OSError, ValueError):
             pass  # stderr is gone; the report still names it

@@ -156,6 +156,7 @@ class Watch:
         plugins: classes, objects or `"module:Name"` strings, added to what is installed.
         autoload: False leaves out what is installed, what ships with loopkit too.
         skip: names of installed plugins or families to leave out.
+        taps_if: asked whether this watch needs to hear torch, which it otherwise does.
 
     Raises:
         UsageError: a rule is named that no plugin has.
@@ -170,6 +171,7 @@ class Watch:
         plugins: Sequence[Any] = (),
         autoload: bool = True,
         skip: Iterable[str] = (),
+        taps_if: Callable[[Run], bool] | None = None,
     ) -> None:
         if isinstance(select, str) or isinstance(ignore, str):
             raise UsageError("select and ignore take a list of rule names, not one string")
@@ -178,6 +180,7 @@ class Watch:
         self._plugins = plugins
         self._autoload = autoload
         self._skip = list(skip)
+        self._taps_if = taps_if
         self._joined: list[tuple[_Open, Filter, list[object]]] = []
         own = frozenset(rule for each in plugins if isinstance(rule := getattr(each, "rule", None), str))
         if self._ignore or self._select:
@@ -199,9 +202,10 @@ class Watch:
         if opened.handle is not None and opened.run.heard != before_heard:
             opened.handle.undo()  # a tap listens only for what somebody hears
             opened.handle = None
-        if opened.handle is None:
             opened.listen()
-            _open = opened
+        if opened.handle is None and (self._taps_if is None or self._taps_if(opened.run)):
+            opened.listen()
+        _open = opened
         opened.watches += 1
         self._joined.append((opened, filters, added))
         if first:

@@ -39,7 +39,9 @@ LAYERS = [
     {"taps"},
     {"processes"},
     {"watching"},
-    {"batching", "script", "joining", "metrics"},
+    {"batching", "script", "joining", "metrics", "logbook", "targets", "chance", "placing", "rates", "states"},
+    {"passes", "objective", "tally", "session"},
+    {"loop"},
     {"cli"},
     {"__main__"},
 ]
