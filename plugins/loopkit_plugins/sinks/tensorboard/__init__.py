@@ -19,7 +19,7 @@ The tags, over executed optimizer updates:
   clock, medians since the point before.
 * `train/skipped_steps`: steps that a GradScaler has left out so far.
 * `loopkit/findings`: each finding as text at its update; `loopkit/report`: all of them at the end;
-  `loopkit/finding_marker`: 1 info, 2 warning, 3 error where one was made, else 0.
+  `loopkit/findings_so_far`: how many, so that a step in the line marks each.
 * `loopkit/hyperparameters`: what is known of the run; `loopkit/not_shown`: which parameters have histograms, where
   not all do.
 """

@@ -20,6 +20,9 @@ class Clock:
     def __init__(self) -> None:
         self._began: float | None = None  # of the update
         self._mark: float | None = None  # of the part that is on
+        self._step: tuple[float, float] | None = (
+            None  # since when, and what forward and backward had taken until then
+        )
         self._idle: float | None = None
         self._sums = dict.fromkeys(PARTS, 0.0)
         self._seen: dict[str, list[float]] = {}
@@ -52,20 +55,23 @@ class Clock:
         self._mark, self._idle = None, now
 
     def step_began(self) -> None:
-        """The optimizer begins."""
-        self._mark = _now()
+        """The optimizer begins. What a closure runs inside is counted where it belongs."""
+        self._mark, self._step = None, (_now(), self._worked())
 
     def step_ended(self) -> None:
         """The update is done."""
         now = _now()
-        if self._mark is not None:
-            self._sums["optimizer"] += now - self._mark
+        if self._step is not None:
+            self._sums["optimizer"] += now - self._step[0] - (self._worked() - self._step[1])
         if self._began is not None:
             for part, seconds in (*self._sums.items(), ("update", now - self._began)):
                 self._seen.setdefault(part, []).append(seconds)
         self._sums = dict.fromkeys(PARTS, 0.0)
-        self._mark = None
+        self._mark = self._step = None
         self._began = self._idle = now
+
+    def _worked(self) -> float:
+        return self._sums["forward"] + self._sums["backward"]
 
     def leave_out(self) -> None:
         """What was done since the step is ours, and no part of the next update."""

@@ -23,11 +23,13 @@ class Named(NamedTuple):
         name: `layers.0.weight`; `group0.3` for one of a model that was not seen.
         layer: `layers.0`.
         tensor: the parameter.
+        known: it is the model's name.
     """
 
     name: str
     layer: str
     tensor: Tensor
+    known: bool = True
 
 
 def tag(text: str) -> str:
@@ -51,7 +53,7 @@ def named(optimizer: Optimizer, models: Models) -> list[Named]:
                 name = spot.name if len(roots) > 1 else re.sub(r"^[^.[]*\.?", "", spot.name)
                 known.append((order[id(parameter)], tag(name).lstrip("."), parameter))
     known.sort(key=lambda each: each[0])
-    return [Named(name, layer_of(name), tensor) for name, tensor in _unique(known)]
+    return [Named(name, layer_of(name), tensor, id(tensor) in spots) for name, tensor in _unique(known)]
 
 
 def _unique(known: Iterable[tuple[int, str, Tensor]]) -> Iterable[tuple[str, Tensor]]:

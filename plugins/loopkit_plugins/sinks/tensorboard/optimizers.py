@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .names import MOST_LAYERS, Named, evenly, layers, named, shown
-from .readings import fetch, nonfinite, norms, sample, values_of
+from .readings import fetch, nonfinite, norms, numbers, sample, values_of
 from .schedule import Schedule
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from loopkit import Models
 
 _MOST_GROUPS = 16
+_TRIES = 8
+"""How often names are looked for: before the first closure runs, no model has been seen."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Watched:
         self.losses = 0
         self._limit = parameters
         self._key: tuple[int, ...] = ()
+        self._tries = 0
         self._names: list[tuple[str, str, int]] = []  # name, layer, and which of the optimizer's parameters
         self._shown: frozenset[str] = frozenset()
         self._before: list[tuple[str, Tensor]] = []
@@ -96,9 +99,12 @@ class Watched:
         optimizer = self.optimizer()
         own = [each for group in optimizer.param_groups for each in group["params"]] if optimizer else []
         key = tuple(map(id, own))
-        if optimizer is not None and key != self._key:
+        if optimizer is not None and (key != self._key or self._tries):
             at = {id(each): i for i, each in enumerate(own)}
             found = named(optimizer, models)
+            self._tries = _TRIES if key != self._key else self._tries - 1
+            if all(each.known for each in found):
+                self._tries = 0
             self._key = key
             self._names = [(each.name, each.layer, at[id(each.tensor)]) for each in found]
             self._shown = frozenset(each.name for each in shown(found, self._limit))
@@ -120,11 +126,11 @@ class Watched:
         pairs = [pair for pair in pairs if pair[1].shape == pair[2].shape and pair[1].device == pair[2].device]
         olds = [old for _, old, _ in pairs]
         moved = [now - old for _, old, now in pairs]
-        numbers = fetch([*norms(moved), *norms(olds)]) if pairs else []
+        read = numbers([*norms(moved), *norms(olds)])
         ratios = []
-        for (name, _, _), change, size in zip(pairs, numbers[: len(pairs)], numbers[len(pairs) :], strict=True):
-            if float(size) > 0:
-                ratios.append((f"update_ratio/{name}", float(change) / float(size)))
+        for (name, _, _), change, size in zip(pairs, read[: len(pairs)], read[len(pairs) :], strict=True):
+            if size > 0:
+                ratios.append((f"update_ratio/{name}", change / size))
         return ratios
 
     def read_samples(self, models: Models) -> tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]]:
@@ -146,21 +152,22 @@ class Watched:
             clips: those seen since the gradients were made.
             scale: what the gradients are still multiplied with.
         """
-        read = [(each, values) for each in self.named(models) if (values := values_of(each.tensor.grad)) is not None]
+        grads = ((each, values_of(each.tensor.grad)) for each in self.named(models))
+        read = [(each, grad) for each, grad in grads if grad is not None]
         optimizer = self.optimizer()
         groups = optimizer.param_groups[:_MOST_GROUPS] if optimizer else []
         totals = [each.total for each in clips if each.total is not None]
         rates = [rate for group in groups if isinstance(rate := group.get("lr"), Tensor)]
-        sums = norms([values for _, values in read])
+        sums = norms([grad for _, grad in read])
         wanted = [*sums, *rates, *totals, *([self.loss] if self.loss is not None else []), *_some(scale)]
-        numbers = iter([float(each) for each in fetch(wanted)])
-        sizes = [next(numbers) for _ in sums]
-        found = Scalars(lr=[next(numbers) if isinstance(g.get("lr"), Tensor) else g.get("lr") for g in groups])
-        norm_of = {id(each): next(numbers) for each in totals}
+        values = iter(numbers(wanted))
+        sizes = [next(values) for _ in sums]
+        found = Scalars(lr=[next(values) if isinstance(g.get("lr"), Tensor) else g.get("lr") for g in groups])
+        norm_of = {id(each): next(values) for each in totals}
         if self.loss is not None:
-            found.loss = next(numbers) / self.losses
+            found.loss = next(values) / self.losses
         if scale is not None:
-            divisor = next(numbers)
+            divisor = next(values)
             sizes = [size / divisor for size in sizes]
         found.nonfinite = nonfinite([v for (_, v), size in zip(read, sizes, strict=True) if not math.isfinite(size)])
         found.norms(self.named(models), [each for each, _ in read], sizes, clips, norm_of)

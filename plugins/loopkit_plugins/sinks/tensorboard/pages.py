@@ -42,7 +42,7 @@ def charts(metrics: Iterable[str], depth: Sequence[str]) -> dict[str, dict[str, 
         "loop": {
             "learning rate": ["train/lr($|/)"],
             "seconds an update": ["time/"],
-            "findings": [_exactly("loopkit/finding_marker")],
+            "findings so far": [_exactly("loopkit/findings_so_far")],
         },
     }
 
@@ -55,9 +55,10 @@ def hyperparameters(optimizer: Optimizer, models: Sequence[nn.Module], batch_siz
     """What can be known of a run without being told."""
     found: dict[str, Any] = {"optimizer": type(optimizer).__name__}
     for option in _OPTIONS:
-        values = [group[option] for group in optimizer.param_groups if option in group]
+        first = "initial_lr" if option == "lr" else option  # where a scheduler has changed it already
+        values = [group.get(first, group[option]) for group in optimizer.param_groups if option in group]
         distinct = list(dict.fromkeys(_plain(value) for value in values))
-        if distinct:
+        if distinct and distinct != [False]:
             found[option] = distinct[0] if len(distinct) == 1 else ", ".join(map(str, distinct[:8]))
     if batch_size is not None:
         found["batch_size"] = batch_size
@@ -71,8 +72,10 @@ def hyperparameters(optimizer: Optimizer, models: Sequence[nn.Module], batch_siz
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (bool, int, float, str)):
+    if isinstance(value, (bool, int, str)):
         return value
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
     if isinstance(value, (tuple, list)):
         return ", ".join(str(_plain(each)) for each in value)
     return float(value) if hasattr(value, "item") else str(value)
@@ -111,15 +114,11 @@ def report(findings: Sequence[Finding]) -> str:
     """All that was found, at the end of a run."""
     if not findings:
         return "Nothing found."
-    rows = [
-        f"| {each.severity} | {each.rule} | {each.place or ''} | {each.step} | {each.count} | {_line(each.seen)} |"
+    return "\n".join(
+        f"* **{each.severity}** {each.rule} at `{each.place or 'no single line'}`, first at update {each.step}, "
+        f"in {each.count}: {each.seen}"
         for each in findings
-    ]
-    return "\n".join(["| | rule | place | first at update | updates | seen |", "|---|---|---|--:|--:|---|", *rows])
-
-
-def _line(words: str) -> str:
-    return words.replace("|", "\\|").replace("\n", " ")
+    )
 
 
 def not_shown(shown: Mapping[str, object], every: int) -> str:

@@ -46,6 +46,11 @@ def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [found[i] for i in range(len(tensors))]
 
 
+def numbers(tensors: Sequence[Tensor]) -> list[float]:
+    """The values of tensors of one element, in one transfer a device and width."""
+    return [number for values in fetch(tensors) for number in values.tolist()]
+
+
 def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The 2-norm of each tensor, 0-dim, on its device; those of half precision in single. Nothing is read."""
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
@@ -63,7 +68,7 @@ def nonfinite(tensors: Sequence[Tensor]) -> int:
     """How many values of these tensors are NaN or infinite. One transfer a device."""
     if not tensors:
         return 0
-    return int(sum(float(each) for each in fetch([(~torch.isfinite(tensor)).sum() for tensor in tensors])))
+    return int(sum(numbers([(~torch.isfinite(tensor)).sum() for tensor in tensors])))
 
 
 def sample(tensor: Tensor) -> Tensor:

@@ -17,13 +17,14 @@ from .clock import Clock
 from .losses import Losses
 from .names import tag
 from .optimizers import Clip, Scalars, Watched
-from .readings import fetch, is_capturing
+from .readings import is_capturing, numbers
 from .writer import Writer, claim, require
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+SO_FAR = "loopkit/findings_so_far"
 _MOST_CLIPS = 8
 _MOST_METRICS = 512
 """Metrics on the device that wait for the next reading."""
@@ -59,8 +60,8 @@ class TensorBoard:
         histograms_every: int | None = 500,
         parameters: int = 64,
     ) -> None:
-        numbers = {"every": every, "ratios_every": ratios_every, "histograms_every": histograms_every}
-        for name, number in (numbers | {"parameters": parameters}).items():
+        given = {"every": every, "ratios_every": ratios_every, "histograms_every": histograms_every}
+        for name, number in (given | {"parameters": parameters}).items():
             if number is not None and number < 1:
                 raise UsageError(f"TensorBoard's {name} takes a number of 1 or more, not {number}")
         require()
@@ -85,7 +86,7 @@ class TensorBoard:
         self._layout: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._batch_size: int | None = None
         self._skipped = 0
-        self._marked = -1
+        self._marked = self._found = 0
         self._described = False
 
     # -- the run -------------------------------------------------------------------------------------------
@@ -237,7 +238,7 @@ class TensorBoard:
         self._scalars(step, values)
         if watched.histograms.due(step):
             grads, weights = watched.read_samples(models)
-            factor = 1.0 if scale is None else 1.0 / float(scale)
+            factor = 1.0 if scale is None else 1.0 / numbers([scale])[0]
             self._add(step, partial(summaries.histograms, grads, factor))
             self._add(step, partial(summaries.histograms, weights))
             watched.histograms.done(step)
@@ -257,8 +258,7 @@ class TensorBoard:
             name = watched.tag(f"grad_norm_by_depth/{layer}")
             self._depth[name] = None
             values.append((name, norm))
-        if step > self._marked:
-            values.append(("loopkit/finding_marker", 0.0))
+        values.append((SO_FAR, self._found))
         return [(name, float(value)) for name, value in values if isinstance(value, (int, float))]
 
     def _tell_losses(self) -> None:
@@ -311,14 +311,15 @@ class TensorBoard:
 
     def _read_metrics(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for (name, _, step), value in zip(waiting, fetch([value for _, value, _ in waiting]), strict=True):
-            self._add(step, partial(summaries.scalars, [(name, float(value))]))
+        read = numbers([value for _, value, _ in waiting])
+        for (name, _, step), value in zip(waiting, read, strict=True):
+            self._add(step, partial(summaries.scalars, [(name, value)]))
 
     @hookimpl
     def finding_reported(self, run: Run, finding: Finding) -> None:
         """Write a finding as text, and mark its update."""
         step = run.steps if finding.step is None else finding.step
         self._add(step, partial(summaries.text, "loopkit/findings", pages.told(finding)))
+        self._found += 1
         self._marked = max(step, self._marked)
-        mark = summaries.MARK[str(finding.severity)]
-        self._add(self._marked, partial(summaries.scalars, [("loopkit/finding_marker", mark)]))
+        self._add(self._marked, partial(summaries.scalars, [(SO_FAR, float(self._found))]))

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BUCKETS = 60
-MARK = {"info": 1.0, "warning": 2.0, "error": 3.0}
-"""The height of a finding in the scalar of markers."""
 
 
 def _torch() -> Any:
