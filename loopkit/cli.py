@@ -65,6 +65,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--no-plugin", action="append", default=[], metavar="NAME", help="leave a plugin or family out")
     run.add_argument("--max-steps", type=int, metavar="N", help="stop after N optimizer steps, report, exit")
     run.add_argument("--format", default="text", metavar="NAME", help="text (default) or json")
+    run.add_argument("--tensorboard", type=Path, metavar="DIR", help="write curves, gradients and findings there")
     run.add_argument("--output", type=Path, metavar="FILE", help="also write the report here, in --format")
     run.add_argument(
         "--fail-on", choices=["error", "warning", "never"], default="error", help="what makes the exit code 1"
@@ -99,7 +100,7 @@ def _run(options: argparse.Namespace) -> int:
     watching = watch(
         select=options.select,
         ignore=options.ignore,
-        plugins=[*plugins, *_controls(options.max_steps)],
+        plugins=[*plugins, *_controls(options.max_steps), *_board(options.tensorboard)],
         skip=[*options.no_plugin, *skip],
     )
     interrupted = False
@@ -190,6 +191,15 @@ def _controls(max_steps: int | None) -> list[Any]:
     from loopkit.manager import fetch
 
     return [fetch("loopkit_plugins.control.max_steps:MaxSteps")(max_steps)]
+
+
+def _board(folder: Path | None) -> list[Any]:
+    """The sink for TensorBoard, in the one process of several that writes. Refused before the script runs."""
+    if folder is None or os.environ.get("RANK", "0") != "0":
+        return []
+    from loopkit.manager import fetch
+
+    return [fetch("loopkit_plugins.sinks.tensorboard:TensorBoard")(folder)]
 
 
 def _known_plugins(names: list[str]) -> None:

@@ -12,6 +12,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from collections.abc import Callable
 import torch
 
 import loopkit
+from loopkit.manager import fetch
 from tests.cost.subjects import SUBJECTS, Subject, mlp
 
 
@@ -30,7 +32,7 @@ def main() -> None:
     print("| loop | bare, µs a micro-batch | added, µs | watched ÷ bare | at most | settling in, ms |")
     print("|---|--:|--:|--:|--:|--:|")
     for subject in SUBJECTS:
-        if not wanted or subject.name[0] in wanted:
+        if not wanted or subject.name.partition(" ")[0] in wanted:
             bare, added, ratio, settling = measure(subject)
             figures = f"{bare:,.0f} | {added:,.0f} | {ratio:.3f} | {subject.limit} | {settling * 1e3:,.0f}"
             print(f"| {subject.name} | {figures} |", flush=True)
@@ -58,9 +60,12 @@ def measure(subject: Subject) -> tuple[float, float, float, float]:
 
 
 def _watched(run: Callable[[int], None], subject: Subject) -> list[float]:
-    with loopkit.watch(skip=["console"]) as watched:
-        seconds = _both(run, subject)
+    with tempfile.TemporaryDirectory() as folder:
+        plugins = [fetch(subject.plugin)(folder)] if subject.plugin else []
+        with loopkit.watch(skip=["console"], plugins=plugins) as watched:
+            seconds = _both(run, subject)
     assert not watched.findings
+    assert not watched.failures
     return seconds
 
 

@@ -107,6 +107,7 @@ class Subject(NamedTuple):
         warm_up: micro-batches before one. The steady state is that of a run of some length: the updates told to
             every check are the 1st, 2nd, 4th, 8th … and the tiny loop shows each of them.
         pairs: measurements of each kind.
+        plugin: `module:Class` of a sink that is on as well, made with a folder to write to.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Subject(NamedTuple):
     micro_batches: int
     warm_up: int
     pairs: int
+    plugin: str = ""
 
 
 SUBJECTS = (
@@ -123,4 +125,9 @@ SUBJECTS = (
     Subject("c  BERT 4x128, 8x64 tokens", bert, 1.02, 8, 20, 24),
     Subject("d  GPT-2 4x128, accumulation 4", gpt2, 1.02, 8, 80, 24),
     Subject("e  2,000 parameter tensors", many, 1.08, 6, 20, 24),
+    # From the end of the warm-up on, as many updates as hold every reading in its proportion.
+    Subject(
+        *("tensorboard  (c) with the TensorBoard sink", bert, 1.03, 500, 20, 6),
+        plugin="loopkit_plugins.sinks.tensorboard:TensorBoard",
+    ),
 )
