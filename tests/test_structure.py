@@ -21,12 +21,12 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"errors", "finding", "ranks", "asleep", "schedule", "strays", "lossreading", "unseen"},
-    {"hookspecs", "update"},
-    {"manager", "silence", "habit", "windows"},
-    {"rulebook", "parts"},
+    {"errors", "finding", "ranks", "asleep", "schedule", "strays", "lossreading", "unseen", "curvefit"},
+    {"hookspecs", "update", "course", "curvereading"},
+    {"manager", "silence", "habit", "windows", "curvesigns"},
+    {"rulebook", "parts", "curves"},
     {"callsite", "doubt", "horizon", "signature"},
-    {"row", "holdings", "inputs", "lossgraph", "models", "untouched"},
+    {"row", "holdings", "inputs", "lossgraph", "models", "untouched", "curvelog"},
     {"looking"},
     {"ledger"},
     {"reading", "graphwalk", "weights", "survey"},
