@@ -67,6 +67,11 @@ class Course:
         return self.smoothed[self.lowest]
 
     @property
+    def best(self) -> Point:
+        """The best point as it is, within reach of the best smoothed one: where a person would put the finger."""
+        return min(self.points[max(0, self.lowest - 2) : self.lowest + 3], key=lambda point: point[1])
+
+    @property
     def fall(self) -> float:
         """From the start to the end; below zero where it rose."""
         return self.first - self.last

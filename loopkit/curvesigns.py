@@ -56,11 +56,11 @@ def diverging(curve: Course, name: str, rates: Sequence[Point]) -> CurveReading 
     rise = curve.last - curve.low
     enough = rise >= DIVERGED * (curve.first - curve.low)
     enough &= not curve.positive or rise >= DIVERGED / 2 * curve.low
-    began = curve.points[curve.lowest][0]
+    began, best = curve.best
     if not enough or not _risen(curve) or _restarted(rates, began) or curve.late(1 / 3).falls:
         return None
     seen = (
-        f"the {name} loss was lowest at step {_say(began)} with {_say(curve.low * curve.sign)} and has risen to "
+        f"the {name} loss was lowest at step {_say(began)} with {_say(best * curve.sign)} and has risen to "
         f"{_say(curve.last * curve.sign)}"
     )
     return CurveReading(CurveKind.DIVERGING, name, began, seen, remedy, _numbers(curve))
@@ -73,7 +73,7 @@ def overfitting(train: Course, held_out: Course) -> CurveReading | None:
     rise = held_out.last - held_out.low
     if rise < (OVERFIT * held_out.low if held_out.positive else REGAINED * (held_out.first - held_out.low)):
         return None
-    began = held_out.points[held_out.lowest][0]
+    began, best = held_out.best
     numbers = _numbers(held_out)
     meanwhile = ""
     if len(train) >= FEWEST:
@@ -85,7 +85,7 @@ def overfitting(train: Course, held_out: Course) -> CurveReading | None:
         meanwhile = f", while the training loss went from {_say(then)} to {_say(train.last)}"
         numbers |= {"training_then": then, "training_last": train.last}
     seen = (
-        f"validation was best at step {_say(began)} with {_say(held_out.low * held_out.sign)} and is at "
+        f"validation was best at step {_say(began)} with {_say(best * held_out.sign)} and is at "
         f"{_say(held_out.last * held_out.sign)} now{meanwhile}"
     )
     remedy = (
@@ -261,8 +261,8 @@ def _numbers(curve: Course) -> dict[str, float]:
     """What every verdict rests on."""
     return {
         "first": curve.first * curve.sign,
-        "best": curve.low * curve.sign,
-        "best_step": curve.points[curve.lowest][0],
+        "best": curve.best[1] * curve.sign,
+        "best_step": curve.best[0],
         "last": curve.last * curve.sign,
         "noise": curve.noise,
         "points": float(curve.given),

@@ -22,11 +22,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
     {"errors", "finding", "ranks", "asleep", "schedule", "strays", "lossreading", "unseen", "curvefit"},
-    {"hookspecs", "update", "course", "curvereading"},
+    {"hookspecs", "update", "course", "curvereading", "curvetags"},
     {"manager", "silence", "habit", "windows", "curvesigns"},
     {"rulebook", "parts", "curves"},
-    {"callsite", "doubt", "horizon", "signature"},
-    {"row", "holdings", "inputs", "lossgraph", "models", "untouched", "curvelog"},
+    {"callsite", "doubt", "horizon", "signature", "curvefiles"},
+    {"row", "holdings", "inputs", "lossgraph", "models", "untouched", "curvelog", "curvereport"},
     {"looking"},
     {"ledger"},
     {"reading", "graphwalk", "weights", "survey"},
@@ -148,7 +148,7 @@ def test_public_names_can_all_be_fetched() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["explain", "missing-zero-grad"], ["rules"], ["plugins"], ["run", "-h"]]
+    "command", [["--help"], ["explain", "missing-zero-grad"], ["rules"], ["plugins"], ["run", "-h"], ["curves", "-h"]]
 )
 def test_commands_that_run_nothing_import_no_torch(command: list[str]) -> None:
     code = (
