@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
+from statistics import median, median_low
 
 Point = tuple[float, float]
 
@@ -68,12 +68,12 @@ def slope(points: Sequence[Point]) -> Slope:
 
 
 def thin(points: Sequence[Point], most: int) -> list[Point]:
-    """At most `most` points: of runs of neighbours of equal length, the median step and the median value."""
+    """At most `most` points: of runs of neighbours of equal length, the middle step and the median value."""
     if len(points) <= most:
         return list(points)
     edges = [round(n * len(points) / most) for n in range(most + 1)]
     bins = [points[a:b] for a, b in pairwise(edges)]
-    return [(median(step for step, _ in each), median(value for _, value in each)) for each in bins]
+    return [(median_low(step for step, _ in each), median(value for _, value in each)) for each in bins]
 
 
 def smooth(values: Sequence[float], width: int) -> list[float]:

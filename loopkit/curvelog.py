@@ -81,6 +81,11 @@ class CurveLog:
         """The user's line that logged the curve a reading is about."""
         return self.places.get(TRAIN if reading.curve == "training" else VALIDATION)
 
+    def repeats(self, name: str) -> int:
+        """How many of a curve's last values are the very same number, bit for bit."""
+        values = [value for _, value in self.curve(name)]
+        return next((n for n, value in enumerate(reversed(values)) if value != values[-1]), len(values))
+
     def _read(self) -> None:
         waiting, self._waiting = self._waiting, []
         if not waiting:

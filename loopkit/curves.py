@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from loopkit.course import course
 from loopkit.curvefit import Point
 from loopkit.curvereading import CurveReading
-from loopkit.curvesigns import FEWEST, diverging, drops, ending, erratic, overfitting, too_low, underfitting
+from loopkit.curvesigns import diverging, drops, ending, erratic, lost, overfitting, too_low, underfitting
 
 
 def read_curves(
@@ -46,9 +46,7 @@ def read_curves(
         raise ValueError(f'mode is "min" or "max", not {mode!r}')
     train, held_out = course(training), course(validation, -1.0 if mode == "max" else 1.0)
     speeds = sorted(point for point in rates if math.isfinite(point[1]))
-    found = [diverging(train, "training", speeds)]
-    if found[0] is None and len(train) < FEWEST:
-        found.append(diverging(held_out, "validation", speeds))
+    found = [lost(train, "training") or diverging(train, "training", speeds) or lost(held_out, "validation")]
     if not any(found):
         found.append(overfitting(train, held_out))
     if not any(found):

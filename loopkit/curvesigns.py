@@ -41,16 +41,23 @@ TOO_LOW = 0.1
 """A validation loss always below this share of training's is measured otherwise, or on data that was trained on."""
 
 
+_SLOWER = "lower the learning rate, warm it up, clip gradients; look at the batches about that step"
+
+
 # -- the sick ----------------------------------------------------------------------------------------------
 
 
+def lost(curve: Course, name: str) -> CurveReading | None:
+    """Not finite, from some step to the end."""
+    if curve.lost is None:
+        return None
+    last = f"; the last finite value was {_say(curve.values[-1] * curve.sign)}" if curve.points else ""
+    seen = f"the {name} loss is NaN or infinite from step {_say(curve.lost)} to the end{last}"
+    return CurveReading(CurveKind.DIVERGING, name, curve.lost, seen, _SLOWER, {"lost": curve.lost})
+
+
 def diverging(curve: Course, name: str, rates: Sequence[Point]) -> CurveReading | None:
-    """Not finite from some step to the end; or the end has risen by DIVERGED of the fall, and of the level."""
-    remedy = "lower the learning rate, warm it up, clip gradients; look at the batches about that step"
-    if curve.lost is not None:
-        last = f"; the last finite value was {_say(curve.values[-1] * curve.sign)}" if curve.points else ""
-        seen = f"the {name} loss is NaN or infinite from step {_say(curve.lost)} to the end{last}"
-        return CurveReading(CurveKind.DIVERGING, name, curve.lost, seen, remedy, {"lost": curve.lost})
+    """The end has risen by DIVERGED of the fall and half as much of the lowest value, and does not come back."""
     if len(curve) < FEWEST:
         return None
     rise = curve.last - curve.low
@@ -63,7 +70,7 @@ def diverging(curve: Course, name: str, rates: Sequence[Point]) -> CurveReading 
         f"the {name} loss was lowest at step {_say(began)} with {_say(best * curve.sign)} and has risen to "
         f"{_say(curve.last * curve.sign)}"
     )
-    return CurveReading(CurveKind.DIVERGING, name, began, seen, remedy, _numbers(curve))
+    return CurveReading(CurveKind.DIVERGING, name, began, seen, _SLOWER, _numbers(curve))
 
 
 def overfitting(train: Course, held_out: Course) -> CurveReading | None:
@@ -75,7 +82,7 @@ def overfitting(train: Course, held_out: Course) -> CurveReading | None:
         return None
     began, best = held_out.best
     numbers = _numbers(held_out)
-    meanwhile = ""
+    meanwhile = "; the training loss is not known"
     if len(train) >= FEWEST:
         then = train.near(began)
         learned = then - train.last >= MEANWHILE * (then if train.positive else train.fall)
@@ -125,7 +132,8 @@ def underfitting(train: Course, held_out: Course, reference: float | None) -> Cu
     still = max(0.0, -late.value) * train.length / 2
     if train.last < POOR * reference or (late.falls and still > FALLING * train.last):
         return None
-    if len(held_out) and held_out.positive and held_out.last < 0.9 * train.last:
+    learned_once = train.low < 0.9 * POOR * reference
+    if learned_once or (len(held_out) and held_out.positive and held_out.last < 0.9 * train.last):
         return None
     near = train.last + max(0.1 * max(0.0, train.fall), train.noise)
     flat = next((n for n in range(len(train)) if all(v <= near for v in train.smoothed[n : n + 3])), len(train))

@@ -22,49 +22,45 @@ Runs = dict[str, dict[str, Series]]
 _TRAINING = {"train", "training", "tr"}
 _HELD_OUT = {"val", "valid", "validation", "eval", "evaluation", "test", "testing", "dev"}
 _EMPTY = {"epoch", "epochs", "step", "steps", "total", "mean", "avg", "average", "batch", "running", "iter"}
-_GAMES = set(
-    [
-        "d",
-        "g",
-        "dis",
-        "disc",
-        "gen",
-        "discriminator",
-        "generator",
-        "adv",
-        "policy",
-        "value",
-        "actor",
-        "critic",
-        "entropy",
-        "kl",
-        "reward",
-    ]
-)
+_GAMES = {
+    "d",
+    "g",
+    "dis",
+    "disc",
+    "gen",
+    "discriminator",
+    "generator",
+    "adv",
+    "policy",
+    "value",
+    "actor",
+    "critic",
+    "entropy",
+    "kl",
+    "reward",
+}
 """Parts of games and of reinforcement learning: there a loss that does not fall says nothing."""
-_BETTER_HIGH = set(
-    [
-        "accuracy",
-        "acc",
-        "f1",
-        "auc",
-        "auroc",
-        "precision",
-        "recall",
-        "map",
-        "iou",
-        "miou",
-        "dice",
-        "bleu",
-        "rouge1",
-        "rougel",
-        "matthews",
-        "psnr",
-        "ssim",
-        "r2",
-    ]
-)
-_BETTER_LOW = set(["perplexity", "ppl", "error", "err", "rmse", "mse", "mae", "wer", "cer", "fid"])
+_BETTER_HIGH = {
+    "accuracy",
+    "acc",
+    "f1",
+    "auc",
+    "auroc",
+    "precision",
+    "recall",
+    "map",
+    "iou",
+    "miou",
+    "dice",
+    "bleu",
+    "rouge1",
+    "rougel",
+    "matthews",
+    "psnr",
+    "ssim",
+    "r2",
+}
+_BETTER_LOW = {"perplexity", "ppl", "error", "err", "rmse", "mse", "mae", "wer", "cer", "fid"}
 
 
 @dataclass(frozen=True, slots=True)
