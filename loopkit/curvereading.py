@@ -18,6 +18,7 @@ class CurveKind(enum.StrEnum):
     TOO_LOW = "validation too low"
     DROP = "plateau then drop"
     STILL_FALLING = "still falling"
+    FLAT = "flat"
     HEALTHY = "healthy"
     TOO_SHORT = "too short to read"
 

@@ -21,6 +21,8 @@ FEWEST = 5
 """Points below which a curve is not read."""
 CLEAR = 4.0
 """A change of so many standard deviations of the noise is no noise."""
+MANY = 12
+"""Points since a minimum from which on their trend is evidence of its own; of fewer it is needed as well."""
 OVERFIT = 0.1
 """Validation has risen by this share of its lowest value, …"""
 REGAINED = 0.25
@@ -111,8 +113,12 @@ def _risen(curve: Course) -> bool:
     stays = [value > curve.low + rise / 3 for _, value in since[(len(since) + 1) // 2 :]]
     # The turn itself looks like noise where points are few; and of few, noise is known badly: ask for more there.
     jitter = min(curve.noise, noise([value for _, value in since])) if len(since) >= 5 else curve.noise
-    clear = rise >= CLEAR * jitter * (1 + 4 / len(curve))
-    return clear and sum(stays) >= 0.8 * len(stays) and (len(since) > 12 or slope(since).rises)
+    rises = slope(since).rises
+    if len(since) <= MANY:
+        clear = rises and rise >= CLEAR * jitter * (1 + 4 / len(curve))
+    else:
+        clear = rise >= (0.75 if rises else 1.0) * CLEAR * jitter
+    return clear and sum(stays) >= 0.8 * len(stays)
 
 
 def _restarted(rates: Sequence[Point], began: float) -> bool:
@@ -156,29 +162,31 @@ def underfitting(train: Course, held_out: Course, reference: float | None) -> Cu
 
 
 def erratic(curve: Course, name: str) -> CurveReading | None:
-    """The noise is ERRATIC of the fall and of the level, or more; of the fall twice as much where it has no level."""
-    if len(curve) < FEWEST + 3:
-        return None
+    """The noise of all, or of the second half alone, is ERRATIC of the fall and of the level of the second half; where
+    there is no level, twice that of the fall.
+    """
+    jitter = 0.0
     limit = max(ERRATIC * curve.fall, ERRATIC * curve.level) if curve.positive else 2 * ERRATIC * abs(curve.fall)
-    # That few points jump by chance more than their like is not unlikely.
-    if curve.noise < limit * (1 + 4 / len(curve)) or curve.noise == 0:
+    for values in (curve.values, curve.values[-max(FEWEST + 3, len(curve) // 2) :]):
+        # That few points jump by chance more than their like is not unlikely.
+        if len(values) >= FEWEST + 3 and noise(values) >= limit * (1 + 4 / len(values)):
+            jitter = max(jitter, noise(values))
+    if jitter == 0:
         return None
     jumps = [
-        (step, abs(value - (before + after) / 2))
-        for (_, before), (step, value), (_, after) in zip(
-            curve.points, curve.points[1:], curve.points[2:], strict=False
-        )
+        (point[0], abs(point[1] - (before[1] + after[1]) / 2))
+        for before, point, after in zip(curve.points, curve.points[1:], curve.points[2:], strict=False)
     ]
-    began = next((step for step, jump in jumps if jump >= curve.noise), curve.points[0][0])
+    began = next((step for step, jump in jumps if jump >= jitter), curve.points[0][0])
     first, level, last = (_say(value * curve.sign) for value in (curve.first, curve.level, curve.last))
     seen = (
-        f"{name} jumps by {_say(curve.noise)} from point to point, about a level of {level}; from start to end it "
+        f"{name} jumps by {_say(jitter)} from point to point, about a level of {level}; from start to end it "
         f"went from {first} to {last}"
     )
     remedy = "a lower learning rate, larger batches or accumulation, clipped gradients, shuffled data"
     if name == "validation":
-        remedy = "more validation data, or averaged weights; then a lower learning rate"
-    return CurveReading(CurveKind.ERRATIC, name, began, seen, remedy, _numbers(curve))
+        remedy = "a lower learning rate, averaged weights, more validation data"
+    return CurveReading(CurveKind.ERRATIC, name, began, seen, remedy, _numbers(curve) | {"jumps": jitter})
 
 
 def too_low(train: Course, held_out: Course) -> CurveReading | None:
@@ -246,7 +254,7 @@ def _drop(
 
 
 def ending(train: Course, held_out: Course) -> CurveReading:
-    """Still falling, if the last third clearly falls and the last quarter brought FALLING of all; else healthy."""
+    """Still falling, if the last third clearly falls and the last quarter brought FALLING of all; healthy or flat."""
     by_validation = len(held_out) >= FEWEST
     curve, name = (held_out, "validation") if by_validation else (train, "training")
     if len(curve) < FEWEST:
@@ -261,8 +269,11 @@ def ending(train: Course, held_out: Course) -> CurveReading:
         seen = f"{course_of}, {share:.0%} of that in the last quarter of the run: it had not levelled off"
         began = curve.points[-max(4, round(len(curve) / 3))][0]
         return CurveReading(CurveKind.STILL_FALLING, name, began, seen, "train longer", numbers)
-    seen = f"{course_of} and has levelled off" if curve.fall > 2 * curve.noise else f"{course_of}, within its noise"
-    return CurveReading(CurveKind.HEALTHY, name, None, seen, "nothing: no sign of trouble", numbers)
+    if curve.fall > 2 * curve.noise:
+        seen = f"{course_of} and has levelled off"
+        return CurveReading(CurveKind.HEALTHY, name, None, seen, "nothing: no sign of trouble", numbers)
+    remedy = "nothing, if it was good to begin with; else see whether the model can learn one batch by heart"
+    return CurveReading(CurveKind.FLAT, name, None, f"{course_of}: no fall beyond its noise", remedy, numbers)
 
 
 def _numbers(curve: Course) -> dict[str, float]:
