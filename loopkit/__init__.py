@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from loopkit.batching import batches as batches
     from loopkit.callsite import CallSites as CallSites
     from loopkit.callsite import Site as Site
+    from loopkit.curvelog import CurveLog as CurveLog
+    from loopkit.curvereading import CurveKind as CurveKind
+    from loopkit.curvereading import CurveReading as CurveReading
+    from loopkit.curves import read_curves as read_curves
     from loopkit.errors import LoopkitError as LoopkitError
     from loopkit.errors import PluginError as PluginError
     from loopkit.errors import StopTraining as StopTraining
@@ -61,6 +65,10 @@ _PLACES = {
     "batches": "batching",
     "CallSites": "callsite",
     "Site": "callsite",
+    "CurveLog": "curvelog",
+    "CurveKind": "curvereading",
+    "CurveReading": "curvereading",
+    "read_curves": "curves",
     "LoopkitError": "errors",
     "PluginError": "errors",
     "StopTraining": "errors",

@@ -1,4 +1,4 @@
-"""The command line: `loopkit run | rules | explain | plugins`. Nothing here imports torch but `run`."""
+"""The command line: `loopkit run | curves | rules | explain | plugins`. Nothing here imports torch but `run`."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"loopkit {loopkit.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_curves(commands)
     listing = commands.add_parser("rules", help="list what can be found")
     listing.set_defaults(command=_rules)
     explain = commands.add_parser("explain", help="print the page of a rule")
@@ -73,6 +74,24 @@ def _add_run(commands: Any) -> None:
     run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="run a module")
     run.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGS...]", help=argparse.SUPPRESS)
     run.set_defaults(command=_run)
+
+
+def _add_curves(commands: Any) -> None:
+    curves = commands.add_parser(
+        "curves",
+        help="say what learning curves show",
+        description="Read the learning curves in a TensorBoard folder or a JSON history: overfitting, underfitting, "
+        "erratic, diverging, still falling; since when, and what to try.",
+        epilog="exit codes: 0 read, whatever they show; 2 unreadable, or no losses in it.",
+    )
+    curves.add_argument("log", type=Path, metavar="LOGDIR_OR_JSON")
+    curves.add_argument("--format", choices=["text", "json"], default="text", help="how to print (default: text)")
+    curves.add_argument("--train", metavar="NAME", help="the training loss, if it is not found by its name")
+    curves.add_argument("--val", metavar="NAME", help="the validation loss")
+    curves.add_argument(
+        "--reference", type=float, metavar="LOSS", help="the loss of a model that has learned nothing, such as ln C"
+    )
+    curves.set_defaults(command=_curves)
 
 
 def _names(text: str) -> list[str]:
@@ -230,6 +249,24 @@ def _add_wanted(run: Run, targets: list[str]) -> bool:
     loaded = [run.manager.load(target) for target in targets]
     run.refresh()
     return all(loaded)
+
+
+# -- curves ----------------------------------------------------------------------------------------------
+
+
+def _curves(options: argparse.Namespace) -> int:
+    import json
+
+    from loopkit import curvereport
+
+    judged = curvereport.judged(options.log, train=options.train, val=options.val, reference=options.reference)
+    if options.format == "json":
+        print(json.dumps(curvereport.to_dict(judged), indent=2))
+    else:
+        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        text = curvereport.to_text(judged, drawn=utf8)
+        print(text if utf8 else text.encode("ascii", "replace").decode())
+    return OK
 
 
 # -- rules, explain, plugins -----------------------------------------------------------------------------

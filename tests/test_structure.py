@@ -21,12 +21,12 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"errors", "finding", "ranks", "asleep", "schedule", "strays", "lossreading", "unseen"},
-    {"hookspecs", "update"},
-    {"manager", "silence", "habit", "windows"},
-    {"rulebook", "parts"},
-    {"callsite", "doubt", "horizon", "padding", "signature"},
-    {"row", "holdings", "inputs", "lossgraph", "models", "untouched"},
+    {"asleep", "curvefit", "errors", "finding", "lossreading", "ranks", "schedule", "strays", "unseen"},
+    {"course", "curvereading", "curvetags", "hookspecs", "update"},
+    {"curvesigns", "habit", "manager", "silence", "windows"},
+    {"curves", "parts", "rulebook"},
+    {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature"},
+    {"curvelog", "curvereport", "holdings", "inputs", "lossgraph", "models", "row", "untouched"},
     {"looking"},
     {"ledger"},
     {"reading", "graphwalk", "weights", "survey"},
@@ -150,7 +150,7 @@ def test_public_names_can_all_be_fetched() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["explain", "missing-zero-grad"], ["rules"], ["plugins"], ["run", "-h"]]
+    "command", [["--help"], ["explain", "missing-zero-grad"], ["rules"], ["plugins"], ["run", "-h"], ["curves", "-h"]]
 )
 def test_commands_that_run_nothing_import_no_torch(command: list[str]) -> None:
     code = (
