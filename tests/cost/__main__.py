@@ -1,5 +1,7 @@
 """`make cost`: what watching costs, all default plugins on: watched over bare, paired in one process, medians.
 
+`python -m tests.cost loops` compares `Loop` with other people's loops instead.
+
 Bare and watched measurements alternate, so that a machine whose speed drifts drifts under both. Nothing here is a
 test: a clock on a shared machine is no judge. The limits stand beside the figures.
 """
@@ -21,6 +23,7 @@ import torch
 
 import loopkit
 from loopkit.manager import fetch
+from tests.cost import loops
 from tests.cost.subjects import SUBJECTS, Subject, mlp
 
 
@@ -28,6 +31,9 @@ def main() -> None:
     """Measure everything and print one table, in Markdown."""
     torch.manual_seed(0)
     wanted = sys.argv[1:]
+    if wanted == ["loops"]:
+        loops.main(_machine())
+        return
     print(f"{datetime.date.today()}, torch {torch.__version__}, Python {platform.python_version()}, {_machine()}\n")
     print("| loop | bare, µs a micro-batch | added, µs | watched ÷ bare | at most | settling in, ms |")
     print("|---|--:|--:|--:|--:|--:|")

@@ -213,7 +213,7 @@ LOADERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def _one(row: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _one(row: Any) -> tuple[Tensor, Tensor]:
     return row[0].repeat(2, 1), row[1].repeat(2, 1)
 
 
