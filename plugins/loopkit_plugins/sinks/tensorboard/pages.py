@@ -116,7 +116,7 @@ def report(findings: Sequence[Finding]) -> str:
         return "Nothing found."
     return "\n".join(
         f"* **{each.severity}** {each.rule} at `{each.place or 'no single line'}`, first at update {each.step}, "
-        f"in {each.count}: {each.seen}"
+        f"in {each.count} update{'s' * (each.count > 1)}: {each.seen}"
         for each in findings
     )
 
