@@ -292,4 +292,4 @@ def _numbers(curve: Course) -> dict[str, float]:
 
 def _say(number: float) -> str:
     """Four digits, and steps in full."""
-    return f"{number:,.0f}" if abs(number) >= 1000 and number == round(number) else f"{number:.4g}"
+    return f"{number:,.0f}" if abs(number) >= 1000 and float(number).is_integer() else f"{number:.4g}"
