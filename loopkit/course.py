@@ -14,6 +14,9 @@ MOST = 60
 """Points that are looked at; of a longer series, the medians of so many bins. An eye on a plot takes in no more, and
 the noise of single batches is not a curve's."""
 
+_HUGE = 1e100
+"""A value beyond it is as good as infinite: no loss in single precision gets there, and sums of such may overflow."""
+
 
 @dataclass(frozen=True)
 class Course:
@@ -107,11 +110,11 @@ def course(series: Iterable[Point], sign: float = 1.0) -> Course:
     """A series as it came: in any order, a step twice (the later value holds), not finite in places."""
     kept: dict[float, float] = {}
     for step, value in series:
-        if math.isfinite(step):
+        if abs(step) < _HUGE:
             kept.pop(step, None)
             kept[step] = sign * value
     ordered = sorted(kept.items())
-    finite = [(step, value) for step, value in ordered if math.isfinite(value)]
+    finite = [(step, value) for step, value in ordered if abs(value) < _HUGE]
     end = finite[-1][0] if finite else -math.inf
     lost = next((step for step, _ in ordered if step > end), None)
     return Course(tuple(thin(finite, MOST)), len(finite), sign, lost)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from loopkit.curvefit import Point
 from loopkit.curvetags import Runs, Series
 from loopkit.errors import UsageError
 
@@ -67,11 +68,13 @@ def _read_json(path: Path) -> dict[str, Series]:
 
 def from_history(content: Any) -> dict[str, Series]:
     """The series in a history: `{"rows": [[step, name, value], …]}`, `{name: [[step, value], …]}`, one value an epoch
-    as `{name: [value, …]}`, or the `log_history` of HF Trainer.
+    as `{name: [value, …]}`, or the `log_history` of HF Trainer. Lists of anything else are left out.
 
     Raises:
         TypeError, ValueError, KeyError: it is none of these.
     """
+    if not isinstance(content, dict):
+        raise TypeError(f"a history is an object, not {type(content).__name__}")
     if "log_history" in content:
         return _of_trainer(content["log_history"])
     series: dict[str, Series] = {}
@@ -80,11 +83,18 @@ def from_history(content: Any) -> dict[str, Series]:
             series.setdefault(str(name), []).append((float(step), _number(value)))
         return series
     for name, values in content.items():
-        if isinstance(values, list) and all(isinstance(value, list) for value in values):
-            series[name] = [(float(step), _number(value)) for step, value in values]
-        elif isinstance(values, list):
-            series[name] = [(float(n), _number(value)) for n, value in enumerate(values, start=1)]
+        if isinstance(values, list):
+            try:
+                series[name] = [_point(n, value) for n, value in enumerate(values, start=1)]
+            except (TypeError, ValueError):
+                continue  # a list of something else
     return series
+
+
+def _point(number: int, value: Any) -> Point:
+    """`[step, value]`, or a bare value, which is that of epoch `number`."""
+    step, value = value if isinstance(value, list) else (number, value)
+    return float(step), _number(value)
 
 
 def _of_trainer(rows: Iterable[Mapping[str, Any]]) -> dict[str, Series]:

@@ -33,6 +33,8 @@ def judged(
         UsageError: it cannot be read, or no losses are in it; the message names what is.
         LoopkitError: tensorboard is missing.
     """
+    if reference is not None and not 0 < reference < math.inf:
+        raise UsageError(f"--reference takes a positive loss, such as 2.303 for ten classes, not {reference}")
     runs = read_log(path)
     found = pairs(runs) if train is None and val is None else _named(runs, train or "", val or "")
     if not found:

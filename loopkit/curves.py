@@ -40,12 +40,14 @@ def read_curves(
             it, the first training loss stands for it, which is wrong for a model that was trained before.
 
     Raises:
-        ValueError: `mode` is neither "min" nor "max".
+        ValueError: `mode` is neither "min" nor "max", or `reference` is no positive number.
     """
     if mode not in ("min", "max"):
         raise ValueError(f'mode is "min" or "max", not {mode!r}')
+    if reference is not None and not 0 < reference < math.inf:
+        raise ValueError(f"reference is the positive loss of a model that has learned nothing, not {reference!r}")
     train, held_out = course(training), course(validation, -1.0 if mode == "max" else 1.0)
-    speeds = sorted(point for point in rates if math.isfinite(point[1]))
+    speeds = sorted(point for point in rates if all(map(math.isfinite, point)))
     found = [lost(train, "training") or diverging(train, "training", speeds) or lost(held_out, "validation")]
     if not any(found):
         found.append(overfitting(train, held_out))

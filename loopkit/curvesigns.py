@@ -162,14 +162,16 @@ def underfitting(train: Course, held_out: Course, reference: float | None) -> Cu
 
 
 def erratic(curve: Course, name: str) -> CurveReading | None:
-    """The noise of all, or of the second half alone, is ERRATIC of the fall and of the level of the second half; where
-    there is no level, twice that of the fall.
+    """The noise, of all or of the second half alone, is ERRATIC of the fall and of the second half's level; of the
+    fall alone and twice as much, where there is no level.
     """
+    if len(curve) < FEWEST + 3:
+        return None
     jitter = 0.0
     limit = max(ERRATIC * curve.fall, ERRATIC * curve.level) if curve.positive else 2 * ERRATIC * abs(curve.fall)
     for values in (curve.values, curve.values[-max(FEWEST + 3, len(curve) // 2) :]):
         # That few points jump by chance more than their like is not unlikely.
-        if len(values) >= FEWEST + 3 and noise(values) >= limit * (1 + 4 / len(values)):
+        if noise(values) >= limit * (1 + 4 / len(values)):
             jitter = max(jitter, noise(values))
     if jitter == 0:
         return None
@@ -290,4 +292,4 @@ def _numbers(curve: Course) -> dict[str, float]:
 
 def _say(number: float) -> str:
     """Four digits, and steps in full."""
-    return f"{number:,.0f}" if abs(number) >= 1000 and number == round(number) else f"{number:.4g}"
+    return f"{number:,.0f}" if abs(number) >= 1000 and float(number).is_integer() else f"{number:.4g}"
