@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import threading
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from loopkit import ranks
 from loopkit.callsite import CallSites
+from loopkit.ending import Ending
 from loopkit.errors import StopTraining
 from loopkit.finding import Finding, Severity
 from loopkit.found import HERE, Findings
@@ -31,7 +31,7 @@ from loopkit.update import SchedulerReading, Update
 Instrument = TypeVar("Instrument")
 
 
-class Run:
+class Run(Ending):
     """One watched training run. Made by `watch()`; handed to every hook as `run`.
 
     Attributes:
@@ -40,20 +40,17 @@ class Run:
         failures: plugins that failed; the run went on without them.
         folder: the working directory when the watch opened.
         part: another process reports; this one's findings are sent there, and judged by its selection.
-        program: the watch is around a whole program, not a part of one.
-        stops_softly: whoever runs the loop ends it when `stopping` is set: `Loop`, and `loopkit run`.
-        stopping: why training is to end, once a plugin has asked for it.
-        ending: "complete", "stopped" by a plugin or by Ctrl-C, or "failed" with an exception; as far as is known.
+        logged: the names of metrics logged so far, each with the step of its last value.
+
+    How it ends, and who ends it, is said in `Ending`.
     """
 
     def __init__(self, manager: Manager, *, filters: list[Filter] | None = None, part: bool = False) -> None:
+        super().__init__()
         self.manager = manager
         self.folder = os.getcwd()
         self.part = part
-        self.program = False
-        self.ending = "complete"
-        self.stops_softly = False
-        self.stopping: str | None = None
+        self.logged: dict[str, int] = {}
         self.filters = filters if filters is not None else []
         self._found = Findings(self.filters, inline=not part)
         self.silenced = self._found.silenced
@@ -83,11 +80,6 @@ class Run:
     def findings(self) -> list[Finding]:
         """What was found so far, in the order it was first seen, each with its count."""
         return self._found.told(self.history.occurrences)
-
-    @property
-    def cut_short(self) -> bool:
-        """Whether the loop ended before it was through: stopped, interrupted, or with an exception."""
-        return self.ending != "complete"
 
     @property
     def failures(self) -> list[Failure]:
@@ -120,17 +112,8 @@ class Run:
             value: a float, or a 0-dim tensor, which is not read here.
             step: executed optimizer steps it belongs to; None for those so far.
         """
-        self.emit("metric_logged", name=name, value=value, step=self.steps if step is None else step)
-
-    def stop(self, reason: str) -> None:
-        """End training: at the next batch where the loop ends softly, else at once.
-
-        Raises:
-            StopTraining: through the user's loop; a plugin lets it pass.
-        """
-        if not self.stops_softly:
-            raise StopTraining(reason)
-        self.stopping = self.stopping or reason
+        step = self.logged[name] = self.steps if step is None else step
+        self.emit("metric_logged", name=name, value=value, step=step)
 
     def could_not_check(self, rule: str, why: str) -> None:
         """Say that a rule ("*" for all) could not be judged, and why. Repeats are one."""
@@ -220,9 +203,13 @@ class Run:
             gather: calls `merge` if this process is to report for others.
         """
         try:
+            self._over = True  # there is nothing left to stop
             if not self._broken:
                 self.busy = False
-                self.guarded(self.recorder.finish)
+                try:
+                    self.guarded(self.recorder.finish)
+                except StopTraining:
+                    pass  # asked for by a plugin that heard the last evaluation end
             self._ended_ns = time.perf_counter_ns()
             if gather is not None:
                 self.guarded(lambda: gather(self))
@@ -304,7 +291,7 @@ class Run:
         self.could_not_check("*", f"loopkit failed at step {self.steps} and stopped watching: {error!r}")
         if os.environ.get("LOOPKIT_RAISE"):
             raise error
-        print(f"loopkit: internal error, no longer watching: {error!r}", file=sys.stderr)
+        self.say(f"internal error, no longer watching: {error!r}")
 
     # -- inside ------------------------------------------------------------------------------------------
 
@@ -333,10 +320,4 @@ class Run:
 
     def _plugin_failed(self, failure: Failure) -> None:
         self.refresh()
-        try:
-            print(
-                f"loopkit: plugin {failure.plugin} failed ({failure.when}) and was switched off: {failure.error}",
-                file=sys.stderr,
-            )
-        except (OSError, ValueError):
-            pass  # stderr is gone; the report still names it
+        self.say(f"plugin {failure.plugin} failed ({failure.when}) and was switched off: {failure.error}")

@@ -21,11 +21,11 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"errors", "finding", "ranks", "asleep", "schedule", "strays", "lossreading", "unseen"},
+    {"errors", "finding", "ranks", "asleep", "schedule", "strays", "lossmean", "lossreading", "unseen"},
     {"hookspecs", "update"},
     {"manager", "silence", "habit", "windows"},
     {"rulebook", "parts"},
-    {"callsite", "doubt", "horizon", "signature"},
+    {"callsite", "doubt", "horizon", "passes", "signature"},
     {"row", "holdings", "inputs", "lossgraph", "models", "untouched"},
     {"looking"},
     {"ledger"},
@@ -33,8 +33,9 @@ LAYERS = [
     {"opensteps", "schedulers", "loaders", "losses", "pending", "clips"},
     {"history"},
     {"record"},
+    {"phases"},
     {"recorder", "found"},
-    {"notes"},
+    {"notes", "ending"},
     {"run"},
     {"taps"},
     {"processes"},
