@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,29 +47,67 @@ class LossMeans:
                     yield f"{split}/{'loss' if kind == first else kind}", total / max(1, count)
 
 
-def mean_of(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> tuple[Tensor, int]:
-    """The mean loss of a batch, 0-dim, from what a loss function was called with and returned; and its samples."""
-    given = inspect.signature(function).bind(*args, **kwargs)
-    given.apply_defaults()
-    called = given.arguments
-    result, input = result.detach(), called["input"]
-    samples = batch_size([input])
-    summed = called["reduction"] == "sum" or (called.get("size_average") is False and called.get("reduce") is not False)
+class Criterion(NamedTuple):
+    """A function of torch that makes a loss.
+
+    Args:
+        kind: what it is called in the name of a metric.
+        owner: the module it stands in.
+        name: there.
+        reduction: the position of that argument: 0 none, 1 mean, 2 sum.
+        ignore: the position of the class that does not count; 0 for none.
+    """
+
+    kind: str
+    owner: Any
+    name: str
+    reduction: int
+    ignore: int = 0
+
+
+CRITERIA = (
+    Criterion("cross_entropy", torch._C._nn, "cross_entropy_loss", 3, 4),
+    Criterion("nll_loss", torch._C._nn, "nll_loss_nd", 3, 4),
+    Criterion("mse_loss", torch._C._nn, "mse_loss", 2),
+    Criterion("l1_loss", torch._C._nn, "l1_loss", 2),
+    Criterion("smooth_l1_loss", torch._C._nn, "smooth_l1_loss", 2),
+    Criterion("huber_loss", torch._C._nn, "huber_loss", 2),
+    Criterion("binary_cross_entropy", torch._C._nn, "binary_cross_entropy", 3),
+    Criterion("binary_cross_entropy_with_logits", torch, "binary_cross_entropy_with_logits", 4),
+    Criterion("kl_div", torch, "kl_div", 2),
+)
+_SUM = 2
+
+
+def mean_of(criterion: Criterion, args: tuple[Any, ...], result: Tensor) -> tuple[Tensor, int]:
+    """The mean loss of a batch, 0-dim, and its samples.
+
+    Args:
+        criterion: the function.
+        args: what it was called with, input and target first.
+        result: what it returned.
+    """
+    result, samples = result.detach(), batch_size(args[:1])
+    if criterion.ignore and args[0].dim() == 1:
+        samples = 1  # the dimension is that of the classes
     if result.dim():
         return result.mean(), samples
-    return (result / _terms(called, samples) if summed else result), samples
+    if len(args) > criterion.reduction and args[criterion.reduction] == _SUM:
+        return result / _terms(criterion, args, samples), samples
+    return result, samples
 
 
-def _terms(called: dict[str, Any], samples: int) -> Tensor | int:
+def _terms(criterion: Criterion, args: tuple[Any, ...], samples: int) -> Tensor | int:
     """How many terms a sum has: what the mean would divide by, but for class weights."""
-    if "log_target" in called:  # of divergences there is one a sample
-        return samples
-    target = called["target"]
-    if "ignore_index" in called and not target.is_floating_point():
-        return (target != called["ignore_index"]).sum().clamp(min=1)
-    if "ignore_index" in called:
-        return int(max(1, target.numel() // (target.shape[1] if target.dim() > 1 else target.numel())))
-    return max(1, int(called["input"].numel()))
+    if criterion.kind == "kl_div":  # a divergence is that of a sample
+        return max(1, samples)
+    target = args[1]
+    if not criterion.ignore:
+        return max(1, int(args[0].numel()))
+    if target.is_floating_point():  # probabilities of classes
+        return max(1, target.numel() // (target.shape[1] if target.dim() > 1 else target.numel()))
+    ignored = args[criterion.ignore] if len(args) > criterion.ignore else -100
+    return (target != ignored).sum().clamp(min=1)
 
 
 def batch_size(values: Iterable[Any]) -> int:

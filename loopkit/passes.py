@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+
 class Over(NamedTuple):
     """What an iterator passes over.
 

@@ -195,6 +195,14 @@ class Run(Ending):
         self.busy = False
         self.emit("run_started")
 
+    def joined(self, plugins: list[object]) -> None:
+        """Plugins came while the run goes on: for those that are no checks it starts now."""
+        self._tell("run_started", plugins)
+
+    def left(self, plugins: list[object]) -> None:
+        """Plugins are about to go: for those that are no checks it ends now."""
+        self._tell("run_finished", plugins)
+
     def finish(self, gather: Callable[[Run], None] | None = None) -> None:
         """Close: judge the last update, hear the other processes, tell the plugins: checks first, so that a sink's
         report is whole.
@@ -219,6 +227,12 @@ class Run(Ending):
             self._finished(checks=False)
         finally:
             self.busy = True
+
+    def _tell(self, hook: str, plugins: list[object]) -> None:
+        with self._occupied():
+            for answers in self.manager.call_in_turn(hook, checks=False, only=plugins, run=self):
+                for finding in answers:
+                    self._report(finding, None)
 
     def _finished(self, *, checks: bool) -> None:
         with self._occupied():

@@ -156,6 +156,9 @@ class Watch:
         plugins: classes, objects or `"module:Name"` strings, added to what is installed.
         autoload: False leaves out what is installed, what ships with loopkit too.
         skip: names of installed plugins or families to leave out.
+        program: the watch is around a whole program: a plugin that asks for its end ends the training loop alone,
+            where that can be done.
+        wanted: `"module:Name"` strings; one that cannot be loaded is a failure of the run, and none of the watch.
 
     Raises:
         UsageError: a rule is named that no plugin has.
@@ -170,6 +173,8 @@ class Watch:
         plugins: Sequence[Any] = (),
         autoload: bool = True,
         skip: Iterable[str] = (),
+        program: bool = False,
+        wanted: Sequence[str] = (),
     ) -> None:
         if isinstance(select, str) or isinstance(ignore, str):
             raise UsageError("select and ignore take a list of rule names, not one string")
@@ -178,6 +183,9 @@ class Watch:
         self._plugins = plugins
         self._autoload = autoload
         self._skip = list(skip)
+        self._program = program
+        self._wanted = wanted
+        self.all_loaded = True
         self._joined: list[tuple[_Open, Filter, list[object]]] = []
         own = frozenset(rule for each in plugins if isinstance(rule := getattr(each, "rule", None), str))
         if self._ignore or self._select:
@@ -210,6 +218,8 @@ class Watch:
             except BaseException:
                 self.__exit__(None, None, None)
                 raise
+        else:
+            opened.run.joined(added)
         return opened.run
 
     def __exit__(
@@ -227,6 +237,7 @@ class Watch:
             opened.close()
         elif opened is _open:
             opened.run.filters.remove(filters)
+            opened.run.left(added)
             for plugin in added:
                 opened.run.manager.remove(plugin)
             opened.run.refresh()
@@ -244,7 +255,9 @@ class Watch:
         return watched
 
     def _opened(self) -> _Open:
-        return _Open(Run(Manager(checks_only=not ranks.leads())), Processes(), self._skip)
+        run = Run(Manager(checks_only=not ranks.leads()))
+        run.program = run.stops_softly = self._program
+        return _Open(run, Processes(), self._skip)
 
     def _add_plugins(self, manager: Manager) -> None:
         for plugin in self._plugins:
@@ -254,6 +267,8 @@ class Watch:
                 raise PluginError(manager.failures[-1].error)
         if self._autoload:
             manager.load_installed(self._skip)
+        loaded = [manager.load(target) for target in self._wanted]
+        self.all_loaded = all(loaded)
 
 
 def watch(

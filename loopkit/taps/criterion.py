@@ -1,36 +1,26 @@
 """A forward without gradients → `evaluation_started`, `evaluation_finished`, and the loss of the evaluation.
 
-An evaluation lasts from the first such forward until training goes on. Meanwhile, and only then, the losses of
-`torch.nn.functional` are wrapped, which the modules of `torch.nn` call: a training step meets no wrapper. A loss made
-inside a model counts if the model returns it; so does the `.loss` of its output, however that was made. The mean is
-weighted by samples, summed on the device, and logged as "val/loss"; that of a second loader as "val2/loss".
+An evaluation lasts from the first such forward until training goes on. Meanwhile, and only then, the inner functions
+are wrapped that the losses of `torch.nn` and `torch.nn.functional` call: a training step meets no wrapper, a name
+imported from there is heard too, and torch's warnings about shapes name the user's line as ever. A loss made inside a
+model counts if the model returns it; so does the `.loss` of its output, however that was made. The mean is weighted by
+samples, summed on the device, and logged as "val/loss"; that of a second loader as "val2/loss".
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator, Mapping
 from threading import get_ident
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 
-from loopkit.lossmean import LossMeans, batch_size, mean_of
+from loopkit.lossmean import CRITERIA, Criterion, LossMeans, batch_size, mean_of
 from loopkit.run import Run
 from loopkit.taps.patch import Cell, Handle, listen, opaque
 
-LOSSES = (
-    "cross_entropy",
-    "nll_loss",
-    "mse_loss",
-    "l1_loss",
-    "smooth_l1_loss",
-    "huber_loss",
-    "kl_div",
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-)
 _is_compiling = torch.compiler.is_dynamo_compiling
 
 
@@ -45,8 +35,8 @@ class _Evaluations:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._cell = Cell(run)
-        self._wrappers = {name: _around(name, vars(F)[name], self._cell, self) for name in LOSSES}
-        self._originals: dict[str, Any] = {}
+        self._wrappers = [(each, _around(each, self._cell, self)) for each in CRITERIA]
+        self._wrapped = False
         self._means = LossMeans()
         self._inside = False  # a model is being called
         self._made: list[tuple[torch.Tensor, str, torch.Tensor, int]] = []
@@ -87,15 +77,15 @@ class _Evaluations:
             if any(member is result for member in _members(output)):
                 self._add(kind, mean, samples)
 
-    def loss_made(self, run: Run, kind: str, function: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def loss_made(self, criterion: Criterion, args: tuple[Any, ...], result: Any) -> None:
         """One of the functions returned."""
         if not _is_plain(result):
             return
-        mean, samples = mean_of(function, args, kwargs, result)
+        mean, samples = mean_of(criterion, args, result)
         if self._inside:
-            self._made.append((result, kind, mean, samples))
+            self._made.append((result, criterion.kind, mean, samples))
         else:
-            self._add(kind, mean, samples)
+            self._add(criterion.kind, mean, samples)
 
     def _add(self, kind: str, mean: torch.Tensor, samples: int) -> None:
         recorder = self._run.recorder
@@ -118,19 +108,40 @@ class _Evaluations:
         run.emit("evaluation_finished")
 
     def _wrap(self) -> None:
-        for name, ours in self._wrappers.items():
-            self._originals[name] = vars(F)[name]
-            if vars(F)[name] is ours.__wrapped__:
-                setattr(F, name, ours)
+        if self._wrapped:
+            return
+        self._wrapped = True
+        _let_dynamo_look()
+        for each, ours in self._wrappers:
+            if vars(each.owner)[each.name] is ours.__wrapped__:
+                setattr(each.owner, each.name, ours)
+                _SCRIPT[id(ours)] = f"aten::{each.name}"
 
     def _unwrap(self) -> None:
-        for name, original in self._originals.items():
-            if vars(F)[name] is self._wrappers[name]:
-                setattr(F, name, original)
-        self._originals.clear()
+        if not self._wrapped:
+            return
+        self._wrapped = False
+        for each, ours in self._wrappers:
+            _SCRIPT.pop(id(ours), None)
+            if vars(each.owner)[each.name] is ours:
+                setattr(each.owner, each.name, ours.__wrapped__)
 
 
-def _around(name: str, original: Any, cell: Cell, evaluations: _Evaluations) -> Any:
+_SCRIPT: dict[int, str] = getattr(torch.jit._builtins, "_builtin_table", None) or {}
+"""By which TorchScript knows torch's own functions: scripted meanwhile, a wrapper is what it is put around."""
+
+
+def _let_dynamo_look() -> None:
+    """Dynamo keeps a table of torch's functions, made from their names when first needed: not while they are ours."""
+    rules = sys.modules.get("torch._dynamo.trace_rules")
+    look = getattr(rules, "get_torch_obj_rule_map", None)
+    if look is not None:
+        look()
+
+
+def _around(criterion: Criterion, cell: Cell, evaluations: _Evaluations) -> Any:
+    original = vars(criterion.owner)[criterion.name]
+
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
@@ -138,10 +149,10 @@ def _around(name: str, original: Any, cell: Cell, evaluations: _Evaluations) -> 
             return result
         run = cell.run
         if run is not None and not run.busy and run.thread == get_ident() and not torch.is_grad_enabled():
-            listen(run, evaluations.loss_made, run, name, original, args, kwargs, result)
+            listen(run, evaluations.loss_made, criterion, args, result)
         return result
 
-    # By these marks Dynamo and TorchScript pass by the wrapper, and compile what it is put around.
+    # By these marks Dynamo passes by the wrapper, and compiles what it is put around.
     wrapper.__dict__["__script_if_tracing_wrapper"] = True
     wrapper.__dict__["__original_fn"] = original
     return opaque(wrapper, callees=False)
