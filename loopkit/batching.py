@@ -49,11 +49,8 @@ def batches(iterable: Iterable[Batch]) -> Batches[Batch]:
 
 
 def _pass_began(run: Run, this_pass: Pass, iterable: object, line: tuple[object, ...]) -> None:
-    recorder = run.recorder
-    recorder.passes.began(this_pass, iterable, line)
-    if recorder.evaluating and recorder.passes.trains(this_pass):
-        recorder.training_goes_on()
-    recorder.epoch_began(iterable)
+    run.recorder.pass_began(this_pass, iterable, line)
+    run.recorder.epoch_began(iterable)
 
 
 def _line() -> tuple[object, ...]:

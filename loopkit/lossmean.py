@@ -1,4 +1,4 @@
-"""The mean loss of an evaluation, weighted by samples. It is summed where the losses are: nothing waits for a device."""
+"""The mean loss of an evaluation, weighted by samples. Summed on the device: nothing waits for it."""
 
 from __future__ import annotations
 

@@ -43,6 +43,12 @@ class Phases(Record):
         self.on_output: Callable[[tuple[Any, ...], dict[str, Any], Any], None] | None = None
         self._trained = 0  # the source of the last batch that a backward followed
 
+    def pass_began(self, iterator: object, loader: Any, line: tuple[Any, ...] = ()) -> None:
+        """An iterator over a loader was made; `Passes.began` says what is asked for."""
+        if self.evaluating and self.passes.trains_on(loader, line):
+            self.training_goes_on()
+        self.passes.began(iterator, loader, line)
+
     def training_goes_on(self) -> None:
         """There was an evaluation, and it is over."""
         if self.on_training is not None:
@@ -69,7 +75,7 @@ class Phases(Record):
             return False
         last = next((code & 15 for code, _, _ in reversed(self._events) if code & 15 in _TRAINING), None)
         unused = self.batches > self.ledger.last_batch()
-        return last != FORWARD and not (unused and self.source and self.passes.is_training(self.source))
+        return last != FORWARD and not (unused and self.source and self.passes.trains_from(self.source))
 
 
 _TRAINING = (FORWARD, BACKWARD, STEP)

@@ -4,7 +4,7 @@
 |---|---|---|
 | iterating a `DataLoader` | `batch_loaded` | `loader.py` |
 | calling the outermost `Module` | `before_forward`, `after_forward` | `module.py` |
-| calling it without gradients, until training goes on | `evaluation_started`, `evaluation_finished` | `criterion.py` |
+| calling it without gradients | `evaluation_started`, `evaluation_finished` | `criterion.py` |
 | meanwhile, a `torch.nn.functional` loss, or the model's `.loss` | `metric_logged` | `criterion.py` |
 | a reentrant `torch.utils.checkpoint.checkpoint` | `checkpoint_cut` | `checkpoint.py` |
 | `Tensor.backward`, `torch.autograd.backward` | `before_backward`, `after_backward` | `autograd.py` |

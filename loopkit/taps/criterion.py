@@ -2,9 +2,9 @@
 
 An evaluation lasts from the first such forward until training goes on. Meanwhile, and only then, the inner functions
 are wrapped that the losses of `torch.nn` and `torch.nn.functional` call: a training step meets no wrapper, a name
-imported from there is heard too, and torch's warnings about shapes name the user's line as ever. A loss made inside a
-model counts if the model returns it; so does the `.loss` of its output, however that was made. The mean is weighted by
-samples, summed on the device, and logged as "val/loss"; that of a second loader as "val2/loss".
+imported from there is heard too, and torch's warnings about shapes name the user's line as ever. A loss made inside
+a model counts if the model returns it; so does the `.loss` of its output, however that was made. The mean is weighted
+by samples, summed on the device, and logged as "val/loss"; that of a second loader as "val2/loss".
 """
 
 from __future__ import annotations

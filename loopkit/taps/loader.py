@@ -48,11 +48,8 @@ def _restarted(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: 
 
 
 def _pass_began(run: Run, iterator: Any, loader: Any) -> None:
-    recorder = run.recorder
-    recorder.passes.began(iterator, loader)
-    if recorder.evaluating and recorder.passes.trains(iterator):
-        recorder.training_goes_on()
-    recorder.epoch_began(loader)
+    run.recorder.pass_began(iterator, loader)
+    run.recorder.epoch_began(loader)
 
 
 def _loaded(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> None:

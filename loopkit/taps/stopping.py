@@ -2,7 +2,7 @@
 
 The script then goes on behind its loop, and every later pass over such a loader ends at once. Nothing is installed
 until then. Some loops cannot be ended so, and are left to run on: one without a loader, one whose generator begins
-the loader anew for ever, and one that calls `next()` on a new iterator, which would raise in it.
+the loader anew for ever, and one that calls `next()` itself, where the end of an iterator might be an error.
 """
 
 from __future__ import annotations
@@ -77,11 +77,14 @@ class _Stopper:
         if run.ran_on or not passes.trains(iterator):
             return False
         consumer = _consumer()
-        if passes.number(iterator) > self._passes_before:  # a later pass, which might be asked for again and again
+        why = ""
+        if consumer is not None and _asks_by_next(consumer):
+            why = "its code calls next() on the DataLoader's iterator, and may not expect that it ends"
+        elif passes.number(iterator) > self._passes_before:  # a later pass, which might be begun again and again
             why = self._endless(run, consumer)
-            if why:
-                run.runs_on(why)
-                return False
+        if why:
+            run.runs_on(why)
+            return False
         self._consumer = consumer if consumer is not None and _is_generator(consumer) else None
         return True
 
@@ -89,8 +92,6 @@ class _Stopper:
         """Why no pass over a loader can end the loop; "" when one can."""
         if consumer is not None and consumer is self._consumer:
             return "its generator begins the DataLoader anew for ever"
-        if consumer is not None and _asks_by_next(consumer):
-            return "its code calls next() on a new iterator, and does not expect it to be empty"
         recorder = run.recorder
         happened = recorder.forwards + recorder.evaluations + recorder.backwards
         self._empty = self._empty + 1 if happened == self._happened else 0
@@ -126,7 +127,7 @@ def _asks_by_next(frame: FrameType) -> bool:
     """Whether the user's code has a call there, and not a `for`. Installed packages know what an empty pass is."""
     if "site-packages" in frame.f_code.co_filename or frame.f_lasti < 0:
         return False
-    return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("CALL")
+    return "CALL" in dis.opname[frame.f_code.co_code[frame.f_lasti]]
 
 
 opaque(_Stopper.ends, callees=True)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import loopkit
-from loopkit.ending import Ending
 from loopkit import Run, StopTraining, hookimpl
+from loopkit.ending import Ending
 
 
 class Hears:
