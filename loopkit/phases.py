@@ -51,6 +51,7 @@ class Phases(Record):
 
     def training_goes_on(self) -> None:
         """There was an evaluation, and it is over."""
+        self.source = 0  # its last batch was not trained on
         if self.on_training is not None:
             self.on_training()
 

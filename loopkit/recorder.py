@@ -97,9 +97,9 @@ class Recorder(Phases):
         if self._stepped and not self._open.stack:
             self.close()
         if self.tracks and args:
-            self.source = id(args[0])
             if self.evaluating and self.passes.trains(args[0]):
                 self.training_goes_on()
+            self.source = id(args[0])
         self.batches += 1
         if not self._events or self._events[-1] is not _BATCH:
             self._events.append(_BATCH)

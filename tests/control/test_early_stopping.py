@@ -123,7 +123,7 @@ def _worse_and_worse(net: nn.Module, epochs: int = 10) -> list[float]:
 
 def test_it_ends_a_foreign_loop_before_another_update_and_the_code_behind_the_with_runs() -> None:
     stopper, net = EarlyStopping("val/loss", patience=2), model()
-    with loopkit.watch(plugins=[stopper], skip=["console"]) as run:
+    with loopkit.watch(plugins=[stopper], autoload=False) as run:
         _worse_and_worse(net)
         pytest.fail("the loop went on")
     assert run.steps == 9  # the best after the first epoch, two more, and not one update of the fourth
@@ -137,7 +137,7 @@ def test_the_best_weights_come_back() -> None:
     stopper, net, other = EarlyStopping("val/loss", patience=2, restore_best=True), model(), model()
     other.load_state_dict(net.state_dict())
     rng = torch.get_rng_state()
-    with loopkit.watch(plugins=[stopper], skip=["console"]):
+    with loopkit.watch(plugins=[stopper], autoload=False):
         _worse_and_worse(net)
     torch.set_rng_state(rng)
     _worse_and_worse(other, epochs=1)
@@ -148,7 +148,7 @@ def test_the_best_weights_come_back_at_the_end_of_a_run_that_was_not_stopped() -
     stopper, net, other = EarlyStopping("val/loss", patience=9, restore_best=True), model(), model()
     other.load_state_dict(net.state_dict())
     rng = torch.get_rng_state()
-    with loopkit.watch(plugins=[stopper], skip=["console"]) as run:
+    with loopkit.watch(plugins=[stopper], autoload=False) as run:
         _worse_and_worse(net, epochs=3)
     assert run.ending == "complete"
     torch.set_rng_state(rng)
@@ -157,7 +157,7 @@ def test_the_best_weights_come_back_at_the_end_of_a_run_that_was_not_stopped() -
 
 
 def test_patience_that_ends_with_the_run_cuts_nothing_short() -> None:
-    with loopkit.watch(plugins=[EarlyStopping("val/loss", patience=2)], skip=["console"]) as run:
+    with loopkit.watch(plugins=[EarlyStopping("val/loss", patience=2)], autoload=False) as run:
         _worse_and_worse(model(), epochs=3)
     assert (run.ending, run.steps, run.stopping) == ("complete", 9, None)
 
@@ -167,7 +167,7 @@ def test_a_watched_loop_that_is_not_stopped_ends_as_a_bare_one() -> None:
         torch.manual_seed(3)
         net = model()
         if watched:
-            with loopkit.watch(plugins=[EarlyStopping("val/loss", patience=99)], skip=["console"]):
+            with loopkit.watch(plugins=[EarlyStopping("val/loss", patience=99)], autoload=False):
                 told = _worse_and_worse(net, 3)
         else:
             told = _worse_and_worse(net, 3)
