@@ -101,13 +101,14 @@ def _terms(criterion: Criterion, args: tuple[Any, ...], samples: int) -> Tensor 
     """How many terms a sum has: what the mean would divide by, but for class weights."""
     if criterion.kind == "kl_div":  # a divergence is that of a sample
         return max(1, samples)
-    target = args[1]
+    target: Tensor = args[1]
     if not criterion.ignore:
         return max(1, int(args[0].numel()))
     if target.is_floating_point():  # probabilities of classes
-        return max(1, target.numel() // (target.shape[1] if target.dim() > 1 else target.numel()))
+        return max(1, int(target.numel()) // int(target.shape[1] if target.dim() > 1 else target.numel()))
     ignored = args[criterion.ignore] if len(args) > criterion.ignore else -100
-    return (target != ignored).sum().clamp(min=1)
+    counted: Tensor = (target != ignored).sum()
+    return counted.clamp(min=1)
 
 
 def batch_size(values: Iterable[Any]) -> int:

@@ -77,6 +77,11 @@ class Run(Ending):
         return self.recorder.steps
 
     @property
+    def passes(self) -> int:
+        """Passes over loaders that train, begun after the first of each, as far as they are known."""
+        return self.recorder.passes.training
+
+    @property
     def findings(self) -> list[Finding]:
         """What was found so far, in the order it was first seen, each with its count."""
         return self._found.told(self.history.occurrences)

@@ -162,7 +162,11 @@ def _is_plain(value: Any) -> bool:
     """Whether a loss is a tensor like any other, of which a copy may be computed unseen."""
     if type(value) is not torch.Tensor or not value.is_floating_point() or value.is_meta:
         return False
-    if torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+    if (
+        torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+    ):
         return False
     if torch._C._functorch.maybe_current_level() is not None:
         return False
