@@ -15,12 +15,12 @@ from __future__ import annotations
 import argparse
 
 import torch
-from loopkit_plugins.sinks.tensorboard import TensorBoard
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import loopkit
+from loopkit_plugins.sinks.tensorboard import TensorBoard
 
 DEPTH, WIDTH = 12, 64
 

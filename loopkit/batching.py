@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterable, Iterator, Sized
 from typing import Generic, TypeVar
 
+from loopkit.loaderpasses import Pass
+from loopkit.run import Run
 from loopkit.watching import current_run
 
 Batch = TypeVar("Batch")
@@ -18,14 +21,19 @@ class Batches(Generic[Batch]):
         self.iterable = iterable
 
     def __iter__(self) -> Iterator[Batch]:
+        if _is_loader(self.iterable):  # its batches are events already, whatever stands around it
+            yield from self.iterable
+            return
+        line, this_pass = _line(), Pass()
         run = current_run()
-        if run is not None and run.listens() and not _is_loader(self.iterable):
-            run.guarded(functools.partial(run.recorder.epoch_began, self.iterable))
+        if run is not None and run.listens():
+            run.guarded(functools.partial(_pass_began, run, this_pass, self.iterable, line))
         for batch in self.iterable:
             run = current_run()
-            # A DataLoader's batches are events already, whatever stands around it.
-            if run is not None and run.listens() and not _is_loader(self.iterable):
-                run.guarded(run.recorder.batch)
+            if run is not None and run.listens():
+                if run.stopping is not None and not run.told_by_loop and run.recorder.passes.trains(this_pass):
+                    return
+                run.guarded(functools.partial(run.recorder.batch, (this_pass,)))
                 run.emit("batch_loaded", batch=batch, loader=self.iterable)
             yield batch
 
@@ -38,6 +46,17 @@ class Batches(Generic[Batch]):
 def batches(iterable: Iterable[Batch]) -> Batches[Batch]:
     """Show a list, a generator or any other iterable of batches to loopkit; without a watch it does nothing."""
     return Batches(iterable)
+
+
+def _pass_began(run: Run, this_pass: Pass, iterable: object, line: tuple[object, ...]) -> None:
+    run.recorder.pass_began(this_pass, iterable, line)
+    run.recorder.epoch_began(iterable)
+
+
+def _line() -> tuple[object, ...]:
+    """Where the code that takes batches stands, beyond this function and the generator that calls it."""
+    frame = sys._getframe(2)
+    return frame.f_code, frame.f_lasti
 
 
 def _is_loader(iterable: object) -> bool:

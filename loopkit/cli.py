@@ -112,28 +112,29 @@ def _run(options: argparse.Namespace) -> int:
     _known_plugins(options.no_plugin)
     script.set_path(program)
     _existing_plugins(options.plugin)
-    from loopkit.watching import watch
+    from loopkit.watching import Watch
 
     plugins, skip = _sinks(options.format, output)
     process = os.getpid()
-    watching = watch(
+    watching = Watch(
         select=options.select,
         ignore=options.ignore,
         plugins=[*plugins, *_controls(options.max_steps), *_board(options.tensorboard)],
         skip=[*options.no_plugin, *skip],
+        program=True,
+        wanted=options.plugin,
     )
     interrupted = False
     code = OK
     with watching as run:
-        run.program = True
-        wanted = _add_wanted(run, options.plugin)
         if options.module is not None and program.attributes["__file__"]:
             from loopkit.callsite import CallSites
 
             run.instrument(CallSites).add_user_folder(os.path.dirname(program.attributes["__file__"]))
         try:
             code = script.run(program, words[1:])
-            run.ending = "complete" if code == OK else "failed"
+            if code != OK:
+                run.ending = "failed"
         except KeyboardInterrupt as error:
             interrupted, run.ending = True, "stopped"
             script.tell(error)
@@ -144,7 +145,7 @@ def _run(options: argparse.Namespace) -> int:
         return code  # a child that the script forked: it ends as the script has it, and has nothing to report
     if interrupted:
         _die_of_interrupt()
-    return _verdict(run, code, options.fail_on, wanted)
+    return _verdict(run, code, options.fail_on, watching.all_loaded)
 
 
 def _verdict(run: Run, code: int, fail_on: str, plugins_loaded: bool) -> int:
@@ -242,13 +243,6 @@ def _existing_plugins(targets: list[str]) -> None:
             raise
         except Exception:  # noqa: BLE001
             pass  # it is there and cannot be imported: named when it is added, and the script runs
-
-
-def _add_wanted(run: Run, targets: list[str]) -> bool:
-    """Add what `--plugin` names; whether all could be."""
-    loaded = [run.manager.load(target) for target in targets]
-    run.refresh()
-    return all(loaded)
 
 
 # -- curves ----------------------------------------------------------------------------------------------

@@ -140,6 +140,10 @@ class Ledger:
                 owner.doubt.remember(owner)
                 owner.doubt.remember_weights(owner)
 
+    def last_batch(self) -> int:
+        """How many batches had arrived at the last backward; 0 before the first."""
+        return self._last_backward.batch if self._last_backward is not None else 0
+
     def wait_for(self, owner: Owner, name: str, parameters: Iterable[Tensor]) -> None:
         """Notice when any of these parameters, which had no gradient until now, gets one from a backward."""
         self.awaited.setdefault((owner.number, name), [weakref.ref(each) for each in parameters])

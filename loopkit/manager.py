@@ -109,7 +109,8 @@ class Manager:
     """The plugins of one run.
 
     Attributes:
-        checks_only: leave plugins without a `rule` (sinks, controls) out when loading: another process has them.
+        checks_only: leave plugins without a `rule` (sinks, controls) out when loading: another process has them;
+            but not those with `every_rank`, which would end the loop of one process alone.
     """
 
     def __init__(self, *, checks_only: bool = False) -> None:
@@ -158,8 +159,8 @@ class Manager:
         if isinstance(plugin, (tuple, list)):
             loaded = [self.load(member) for member in plugin]
             return all(loaded)
-        if self.checks_only and not _is_check(plugin):
-            return True
+        if self.checks_only and not _is_check(plugin) and not getattr(plugin, "every_rank", False):
+            return True  # another process has it
         return self.add(plugin, name)
 
     def add(self, plugin: Any, name: str | None = None) -> bool:
@@ -199,13 +200,24 @@ class Manager:
             raise stop
         return [finding for answer in answers for finding in answer]
 
-    def call_in_turn(self, hook: str, *, checks: bool, **arguments: Any) -> Iterator[list[Finding]]:
-        """Call a hook of checks alone, or of all others; what one finds is taken before the next is called."""
+    def call_in_turn(
+        self, hook: str, *, checks: bool, only: Sequence[object] | None = None, **arguments: Any
+    ) -> Iterator[list[Finding]]:
+        """Call a hook of checks alone, or of all others; what one finds is taken before the next is called.
+
+        Args:
+            hook: its name.
+            checks: whether those with a `rule` are called, or those without.
+            only: of these plugins alone; None for all.
+            arguments: of the hook.
+        """
         every = [
             impl.plugin for impl in reversed(getattr(self.hook, hook).get_hookimpls())
         ]  # pluggy's order of calls
         for plugin in every:
             if isinstance(plugin, _Guard) and _is_check(plugin.plugin) is checks:
+                if only is not None and all(plugin.plugin is not each for each in only):
+                    continue
                 caller = self._pluggy.subset_hook_caller(hook, [each for each in every if each is not plugin])
                 yield [finding for answer in caller(**arguments) for finding in answer]
         self.stop = None  # there is nothing left to stop

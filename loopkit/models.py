@@ -51,8 +51,7 @@ class Models:
     def met(self, module: nn.Module) -> None:
         """An outermost module is called; of DDP and compiled ones, what they are put around."""
         self.ran(module)
-        while isinstance(inner := getattr(module, _WRAPPERS.get(type(module).__name__, ""), None), nn.Module):
-            module = inner
+        module = unwrapped(module)
         key = id(module)
         known = self._roots.get(key)
         if known is None or known() is not module:
@@ -115,6 +114,13 @@ class Models:
                 if isinstance(each, nn.Parameter):
                     found.setdefault(id(each), Spot(name, spot.module, spot.parents, spot.loose or at))
         return found
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """What DDP or a compiled module is put around; any other module is itself."""
+    while isinstance(inner := getattr(module, _WRAPPERS.get(type(module).__name__, ""), None), nn.Module):
+        module = inner
+    return module
 
 
 def _held(spot: Spot) -> Iterator[tuple[str, str, Any]]:

@@ -16,8 +16,9 @@ from loopkit.loaders import Loaders
 from loopkit.models import Models
 from loopkit.opensteps import OpenStep
 from loopkit.pending import Waiting
+from loopkit.phases import Phases
 from loopkit.reading import read
-from loopkit.record import LONGEST, Record
+from loopkit.record import LONGEST
 from loopkit.schedulers import Schedulers
 from loopkit.signature import (
     BACKWARD,
@@ -47,7 +48,7 @@ _FORWARD: RawEvent = (FORWARD, None, None)
 _EVALUATION: RawEvent = (EVALUATION, None, None)
 
 
-class Recorder(Record):
+class Recorder(Phases):
     """Writes the record of the current update.
 
     Args:
@@ -59,8 +60,6 @@ class Recorder(Record):
     ) -> None:
         super().__init__(ledger, models, deliver)
         self.sites = sites
-        self.ledger = ledger
-        self.batches = 0
         self.backwards = 0
         self.forwards = 0
         self.evaluations = 0
@@ -83,15 +82,24 @@ class Recorder(Record):
         """An iterator over a loader was made."""
         if self._stepped and not self._open.stack:
             self.close()
+        self._trained = 0  # the `id` of an iterator may come again
         _, number, length = self._loaders.known(loader)
         self._schedulers.epoch_began(number, length, loader)
         if len(self._events) < LONGEST:
             self._events.append((EPOCH | bits_of(number), None, (number, length)))
 
-    def batch(self, *_: object) -> None:
-        """A batch arrived."""
+    def batch(self, args: tuple[Any, ...] = (), *_: object) -> None:
+        """A batch arrived.
+
+        Args:
+            args: first of them, the iterator it came from.
+        """
         if self._stepped and not self._open.stack:
             self.close()
+        if self.tracks and args:
+            if self.evaluating and self.passes.trains(args[0]):
+                self.training_goes_on()
+            self.source = id(args[0])
         self.batches += 1
         if not self._events or self._events[-1] is not _BATCH:
             self._events.append(_BATCH)
@@ -104,8 +112,12 @@ class Recorder(Record):
             self.models.met(module)
         if not torch.is_grad_enabled():
             self.evaluations += 1
+            if self.on_evaluation is not None:
+                self.on_evaluation(self._begins_evaluation())
             self._evaluated()
             return
+        if self.evaluating:
+            self.training_goes_on()
         self.forwards += 1
         if self.losses.walking:
             self.losses.forward_began(module, args, kwargs)
@@ -133,6 +145,8 @@ class Recorder(Record):
 
     def backward_began(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Backward is about to add to gradients."""
+        if self.evaluating and not self.in_backward:
+            self.training_goes_on()
         self.in_backward += 1
         if self.in_backward > 1:  # a reentrant checkpoint runs a backward inside the backward
             return
@@ -161,6 +175,8 @@ class Recorder(Record):
             return
         self._site = None
         self.backwards += 1
+        if self.source != self._trained:
+            self._learn()
         inputs = self._inputs
         self.ledger.backward_ended(site, self.batches, -1 if inputs.derived else inputs.number)
         if not self.steps:
@@ -221,6 +237,8 @@ class Recorder(Record):
 
     def step_began(self, optimizer: Optimizer, closure: bool) -> None:
         """The real optimizer is about to step."""
+        if self.evaluating and not closure:
+            self.training_goes_on()
         ledger = self.ledger
         owner = ledger.known.get(id(optimizer))
         if owner is None or owner.optimizer() is not optimizer:

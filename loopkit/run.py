@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import threading
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from loopkit import ranks
 from loopkit.callsite import CallSites
+from loopkit.ending import Ending
 from loopkit.errors import StopTraining
 from loopkit.finding import Finding, Severity
 from loopkit.found import HERE, Findings
@@ -31,7 +31,7 @@ from loopkit.update import SchedulerReading, Update
 Instrument = TypeVar("Instrument")
 
 
-class Run:
+class Run(Ending):
     """One watched training run. Made by `watch()`; handed to every hook as `run`.
 
     Attributes:
@@ -40,24 +40,19 @@ class Run:
         failures: plugins that failed; the run went on without them.
         folder: the working directory when the watch opened.
         part: another process reports; this one's findings are sent there, and judged by its selection.
-        program: the watch is around a whole program, not a part of one.
-        stops_softly: whoever runs the loop ends it when `stopping` is set: `Loop`, and `loopkit run`.
-        stopping: why training is to end, once a plugin has asked for it.
-        loop: the `Loop` that trains now, or None. In one, a plugin that raises `StopTraining` only asks for it.
+        logged: the names of metrics logged so far, each with the step of its last value.
         step_offset: added to `steps`, it is the number of a step in its training: a `Loop` that resumes counts on.
-        ending: "complete", "stopped" by a plugin or by Ctrl-C, or "failed" with an exception; as far as is known.
+
+    How it ends, and who ends it, is said in `Ending`.
     """
 
     def __init__(self, manager: Manager, *, filters: list[Filter] | None = None, part: bool = False) -> None:
+        super().__init__()
         self.manager = manager
         self.folder = os.getcwd()
         self.part = part
-        self.program = False
-        self.ending = "complete"
-        self.stops_softly = False
-        self.stopping: str | None = None
-        self.loop: Any = None
         self.step_offset = 0
+        self.logged: dict[str, int] = {}
         self.filters = filters if filters is not None else []
         self._found = Findings(self.filters, inline=not part)
         self.silenced = self._found.silenced
@@ -84,14 +79,14 @@ class Run:
         return self.recorder.steps
 
     @property
+    def passes(self) -> int:
+        """Passes over loaders that train, begun after the first of each, as far as they are known."""
+        return self.recorder.passes.training
+
+    @property
     def findings(self) -> list[Finding]:
         """What was found so far, in the order it was first seen, each with its count."""
         return self._found.told(self.history.occurrences)
-
-    @property
-    def cut_short(self) -> bool:
-        """Whether the loop ended before it was through: stopped, interrupted, or with an exception."""
-        return self.ending != "complete"
 
     @property
     def failures(self) -> list[Failure]:
@@ -124,18 +119,8 @@ class Run:
             value: a float, or a 0-dim tensor, which is not read here.
             step: executed optimizer steps it belongs to; None for those so far.
         """
-        own = self.steps + self.step_offset
-        self.emit("metric_logged", name=name, value=value, step=own if step is None else step)
-
-    def stop(self, reason: str) -> None:
-        """End training: at the next batch where the loop ends softly, else at once.
-
-        Raises:
-            StopTraining: through the user's loop; a plugin lets it pass.
-        """
-        if not self.stops_softly:
-            raise StopTraining(reason)
-        self.stopping = self.stopping or reason
+        step = self.logged[name] = self.steps + self.step_offset if step is None else step
+        self.emit("metric_logged", name=name, value=value, step=step)
 
     def could_not_check(self, rule: str, why: str) -> None:
         """Say that a rule ("*" for all) could not be judged, and why. Repeats are one."""
@@ -216,6 +201,14 @@ class Run:
         self.busy = False
         self.emit("run_started")
 
+    def joined(self, plugins: list[object]) -> None:
+        """Plugins came while the run goes on: for those that are no checks it starts now."""
+        self._tell("run_started", plugins)
+
+    def left(self, plugins: list[object]) -> None:
+        """Plugins are about to go: for those that are no checks it ends now."""
+        self._tell("run_finished", plugins)
+
     def finish(self, gather: Callable[[Run], None] | None = None) -> None:
         """Close: judge the last update, hear the other processes, tell the plugins: checks first, so that a sink's
         report is whole.
@@ -224,9 +217,13 @@ class Run:
             gather: calls `merge` if this process is to report for others.
         """
         try:
+            self._over = True  # there is nothing left to stop
             if not self._broken:
                 self.busy = False
-                self.guarded(self.recorder.finish)
+                try:
+                    self.guarded(self.recorder.finish)
+                except StopTraining:
+                    pass  # asked for by a plugin that heard the last evaluation end
             self._ended_ns = time.perf_counter_ns()
             if gather is not None:
                 self.guarded(lambda: gather(self))
@@ -236,6 +233,12 @@ class Run:
             self._finished(checks=False)
         finally:
             self.busy = True
+
+    def _tell(self, hook: str, plugins: list[object]) -> None:
+        with self._occupied():
+            for answers in self.manager.call_in_turn(hook, checks=False, only=plugins, run=self):
+                for finding in answers:
+                    self._report(finding, None)
 
     def _finished(self, *, checks: bool) -> None:
         with self._occupied():
@@ -314,7 +317,7 @@ class Run:
         self.could_not_check("*", f"loopkit failed at step {self.steps} and stopped watching: {error!r}")
         if os.environ.get("LOOPKIT_RAISE"):
             raise error
-        print(f"loopkit: internal error, no longer watching: {error!r}", file=sys.stderr)
+        self.say(f"internal error, no longer watching: {error!r}")
 
     # -- inside ------------------------------------------------------------------------------------------
 
@@ -343,8 +346,4 @@ class Run:
 
     def _plugin_failed(self, failure: Failure) -> None:
         self.refresh()
-        told = f"loopkit: plugin {failure.plugin} failed ({failure.when}) and was switched off: {failure.error}"
-        try:
-            print(told, file=sys.stderr)
-        except (OSError, ValueError):
-            pass  # stderr is gone; the report still names it
+        self.say(f"plugin {failure.plugin} failed ({failure.when}) and was switched off: {failure.error}")

@@ -157,6 +157,9 @@ class Watch:
         autoload: False leaves out what is installed, what ships with loopkit too.
         skip: names of installed plugins or families to leave out.
         taps_if: asked whether this watch needs to hear torch, which it otherwise does.
+        program: the watch is around a whole program: a plugin that asks for its end ends the training loop alone,
+            where that can be done.
+        wanted: `"module:Name"` strings; one that cannot be loaded is a failure of the run, and none of the watch.
 
     Raises:
         UsageError: a rule is named that no plugin has.
@@ -172,6 +175,8 @@ class Watch:
         autoload: bool = True,
         skip: Iterable[str] = (),
         taps_if: Callable[[Run], bool] | None = None,
+        program: bool = False,
+        wanted: Sequence[str] = (),
     ) -> None:
         if isinstance(select, str) or isinstance(ignore, str):
             raise UsageError("select and ignore take a list of rule names, not one string")
@@ -181,6 +186,9 @@ class Watch:
         self._autoload = autoload
         self._skip = list(skip)
         self._taps_if = taps_if
+        self._program = program
+        self._wanted = wanted
+        self.all_loaded = True
         self._joined: list[tuple[_Open, Filter, list[object]]] = []
         own = frozenset(rule for each in plugins if isinstance(rule := getattr(each, "rule", None), str))
         if self._ignore or self._select:
@@ -214,6 +222,8 @@ class Watch:
             except BaseException:
                 self.__exit__(None, None, None)
                 raise
+        else:
+            opened.run.joined(added)
         return opened.run
 
     def __exit__(
@@ -231,6 +241,7 @@ class Watch:
             opened.close()
         elif opened is _open:
             opened.run.filters.remove(filters)
+            opened.run.left(added)
             for plugin in added:
                 opened.run.manager.remove(plugin)
             opened.run.refresh()
@@ -248,7 +259,9 @@ class Watch:
         return watched
 
     def _opened(self) -> _Open:
-        return _Open(Run(Manager(checks_only=not ranks.leads())), Processes(), self._skip)
+        run = Run(Manager(checks_only=not ranks.leads()))
+        run.program = run.stops_softly = self._program
+        return _Open(run, Processes(), self._skip)
 
     def _add_plugins(self, manager: Manager) -> None:
         for plugin in self._plugins:
@@ -258,6 +271,8 @@ class Watch:
                 raise PluginError(manager.failures[-1].error)
         if self._autoload:
             manager.load_installed(self._skip)
+        loaded = [manager.load(target) for target in self._wanted]
+        self.all_loaded = all(loaded)
 
 
 def watch(

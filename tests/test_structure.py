@@ -21,11 +21,11 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"asleep", "curvefit", "errors", "finding", "lossreading", "ranks", "schedule", "strays", "unseen"},
+    {"asleep", "curvefit", "errors", "finding", "lossmean", "lossreading", "ranks", "schedule", "strays", "unseen"},
     {"course", "curvereading", "curvetags", "hookspecs", "update"},
     {"curvesigns", "habit", "manager", "silence", "windows"},
     {"curves", "parts", "rulebook"},
-    {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature"},
+    {"callsite", "curvefiles", "doubt", "horizon", "loaderpasses", "padding", "signature"},
     {"curvelog", "curvereport", "holdings", "inputs", "lossgraph", "models", "row", "untouched"},
     {"looking"},
     {"ledger"},
@@ -33,8 +33,9 @@ LAYERS = [
     {"opensteps", "schedulers", "loaders", "losses", "pending", "clips"},
     {"history"},
     {"record"},
+    {"phases"},
     {"recorder", "found"},
-    {"notes"},
+    {"notes", "ending"},
     {"run"},
     {"taps"},
     {"processes"},

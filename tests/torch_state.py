@@ -17,6 +17,8 @@ from torch.utils.data import dataloader
 from loopkit.watching import current_run
 
 _OWNERS: tuple[Any, ...] = (
+    torch._C._nn,
+    torch.nn.functional,
     torch.autograd,
     torch.Tensor,
     torch.nn.utils,
@@ -37,6 +39,8 @@ def picture() -> dict[str, object]:
     seen: dict[str, object] = {
         "run": current_run(),
         "multiprocessing.spawn.get_preparation_data": multiprocessing.spawn.get_preparation_data,
+        "torch.kl_div": torch.kl_div,
+        "torch.binary_cross_entropy_with_logits": torch.binary_cross_entropy_with_logits,
     }
     for owner in _OWNERS:
         for name, value in vars(owner).items():

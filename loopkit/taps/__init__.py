@@ -4,7 +4,8 @@
 |---|---|---|
 | iterating a `DataLoader` | `batch_loaded` | `loader.py` |
 | calling the outermost `Module` | `before_forward`, `after_forward` | `module.py` |
-| calling it without gradients | `evaluation_started`, `evaluation_finished` | `module.py` |
+| calling it without gradients | `evaluation_started`, `evaluation_finished` | `criterion.py` |
+| meanwhile, a `torch.nn.functional` loss, or the model's `.loss` | `metric_logged` | `criterion.py` |
 | a reentrant `torch.utils.checkpoint.checkpoint` | `checkpoint_cut` | `checkpoint.py` |
 | `Tensor.backward`, `torch.autograd.backward` | `before_backward`, `after_backward` | `autograd.py` |
 | `clip_grad_norm_`, `clip_grads_with_norm_`, `clip_grad_value_` | `gradients_clipped` | `clipping.py` |
@@ -14,8 +15,8 @@
 | `LRScheduler.step` | `scheduler_stepped` | `scheduler.py` |
 | `Module.train`, `Module.eval` | `mode_changed` | `mode.py` |
 
-All but checkpoints and modes also feed the record of the current update, so they are installed in every run. Inside a
-region that torch.compile traces, and on other threads than the first that trained, nothing is an event.
+All but checkpoints, modes and evaluations also feed the record of the current update, so they are installed in every
+run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an event.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loopkit.run import Run
-from loopkit.taps import amp, autograd, checkpoint, clipping, loader, mode, module, optimizer, scheduler
+from loopkit.taps import amp, autograd, checkpoint, clipping, criterion, loader, mode, module, optimizer, scheduler
 from loopkit.taps.patch import Handle, Taps
 
 ALWAYS: tuple[Callable[[Run], Handle], ...] = (
@@ -35,12 +36,16 @@ ALWAYS: tuple[Callable[[Run], Handle], ...] = (
     optimizer.install,
     scheduler.install,
 )
-IF_HEARD: dict[str, Callable[[Run], Handle]] = {"mode_changed": mode.install, "checkpoint_cut": checkpoint.install}
+IF_HEARD: dict[str, Callable[[Run], Handle]] = {
+    "mode_changed": mode.install,
+    "checkpoint_cut": checkpoint.install,
+    **dict.fromkeys(sorted(loader.EVALUATIONS), criterion.install),
+}
 
 
 def install(run: Run) -> Handle:
     """Install every tap that something needs, undoing those already in place if one cannot be."""
-    wanted = [*ALWAYS, *(tap for hook, tap in IF_HEARD.items() if hook in run.heard)]
+    wanted = [*ALWAYS, *dict.fromkeys(tap for hook, tap in IF_HEARD.items() if hook in run.heard)]
     handles: list[Handle] = []
     try:
         for tap in wanted:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from loopkit.models import unwrapped
 from loopkit.notes import COMPILED, graphs_compiled
 from loopkit.recorder import Recorder
 from loopkit.run import Run
@@ -54,8 +55,12 @@ class _Models:
     def ended(self, run: Run, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """The outermost call returned."""
         run.recorder.forward_ended()
+        if run.recorder.evaluating and run.recorder.on_output is not None:
+            run.recorder.on_output(args, kwargs, output)
         if self._search is not None and torch.is_grad_enabled() and _trains(module):
             self._candidates.add(type(module))
+            if run.recorder.on_evaluation is not None and (inner := unwrapped(module)) is not module:
+                self._candidates.add(type(inner))  # DDP is trained, and often what it holds is evaluated
             if type(module).__name__ == "OptimizedModule":  # made before the watch opened, perhaps
                 run.could_not_check("*", COMPILED)
         if "after_forward" in run.heard:
@@ -157,7 +162,7 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
             if outermost and models is not None:
                 models.depth = 0
         recorder = run.recorder
-        if recorder.losses.walking or recorder.searching or "after_forward" in run.heard:
+        if recorder.losses.walking or recorder.searching or recorder.evaluating or "after_forward" in run.heard:
             listen(run, models.ended, run, self, args, kwargs, output)
         return output
 

@@ -8,6 +8,7 @@ import pytest
 
 import loopkit
 from loopkit import Run, StopTraining, hookimpl
+from loopkit.ending import Ending
 
 
 class Hears:
@@ -49,8 +50,4 @@ def test_where_the_loop_ends_softly_it_is_only_told() -> None:
         loopkit.log("val/loss", 0.5)
         assert run.stopping == "enough"
     with pytest.raises(StopTraining):
-        Run.stop(_Hard(), "why")  # type: ignore[arg-type]
-
-
-class _Hard:
-    stops_softly = False
+        Ending().stop("why")

@@ -1,7 +1,7 @@
 """What a step costs in a loop by hand, in `Loop`, and in the loops of others: the same model, data and optimizer.
 
 Each loop trains anew and notes the clock at two of its own optimizer steps, so that what it does before and after
-training does not count. It is paired with a loop by hand that runs just before or just after it; medians of the pairs.
+training does not count. It is paired with a loop by hand that runs just before or after it; medians of pairs.
 """
 
 from __future__ import annotations

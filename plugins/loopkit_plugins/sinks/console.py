@@ -97,6 +97,8 @@ def summary(run: Run) -> list[str]:
         times = f"  in {_counted(finding.count, 'update')}" if finding.count > 1 else ""
         lines.append(f"  {finding.severity!s:<8} {place}  {finding.rule}{times}{_whose(finding)}")
     lines += _loop(run)
+    if run.stopping is not None:
+        lines.append(f"  stopped      {run.stopping}" if not run.ran_on else f"  ran on       {run.ran_on}")
     for rule, why in run.not_checked():
         lines.append(f"  not checked  {'' if rule == '*' else rule + ': '}{why}")
     for finding, reason in run.silenced:

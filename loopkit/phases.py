@@ -1,0 +1,82 @@
+"""Which part of a training loop this is: training or evaluating, and which loader the batches come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from loopkit.ledger import Ledger
+from loopkit.loaderpasses import Passes
+from loopkit.record import Record
+from loopkit.signature import BACKWARD, FORWARD, STEP
+
+if TYPE_CHECKING:
+    from loopkit.models import Models
+    from loopkit.signature import Signature
+    from loopkit.update import Update
+
+
+class Phases(Record):
+    """A record that knows of evaluations and passes over loaders.
+
+    Attributes:
+        passes: which loaders train.
+        tracks: whether `source` is kept: where loaders may have to end, or evaluations are inferred.
+        source: `id` of the iterator that handed out the last batch.
+        batches: handed out so far.
+        evaluating: an evaluation has begun and training has not gone on.
+        on_evaluation: called at each forward without gradients, with whether it begins an evaluation.
+        on_output: called when a forward without gradients returned, with its arguments and output.
+        on_training: called when an evaluation is over.
+    """
+
+    def __init__(self, ledger: Ledger, models: Models, deliver: Callable[[Update, Signature], None]) -> None:
+        super().__init__(ledger, models, deliver)
+        self.ledger = ledger
+        self.passes = Passes()
+        self.tracks = False
+        self.source = 0
+        self.batches = 0
+        self.evaluating = False
+        self.on_evaluation: Callable[[bool], None] | None = None
+        self.on_training: Callable[[], None] | None = None
+        self.on_output: Callable[[tuple[Any, ...], dict[str, Any], Any], None] | None = None
+        self._trained = 0  # the source of the last batch that a backward followed
+
+    def pass_began(self, iterator: object, loader: Any, line: tuple[Any, ...] = ()) -> None:
+        """An iterator over a loader was made; `Passes.began` says what is asked for."""
+        if self.evaluating and self.passes.trains_on(loader, line):
+            self.training_goes_on()
+        self.passes.began(iterator, loader, line)
+
+    def training_goes_on(self) -> None:
+        """There was an evaluation, and it is over."""
+        self.source = 0  # its last batch was not trained on
+        if self.on_training is not None:
+            self.on_training()
+
+    def finish(self) -> None:
+        """The run ends, and with it an evaluation."""
+        super().finish()
+        if self.evaluating:
+            self.training_goes_on()
+
+    def _learn(self) -> None:
+        """A backward came after a batch of another iterator than the last one did."""
+        self._trained = self.source
+        self.passes.learn(self.source)
+
+    def _begins_evaluation(self) -> bool:
+        """Whether a forward without gradients begins an evaluation.
+
+        What comes between a training batch and its backward belongs to the training step: the teacher of a
+        distillation, the target network of an agent.
+        """
+        if self.evaluating:
+            return False
+        last = next((code & 15 for code, _, _ in reversed(self._events) if code & 15 in _TRAINING), None)
+        unused = self.batches > self.ledger.last_batch()
+        return last != FORWARD and not (unused and self.source and self.passes.trains_from(self.source))
+
+
+_TRAINING = (FORWARD, BACKWARD, STEP)
