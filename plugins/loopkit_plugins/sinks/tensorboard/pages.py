@@ -17,26 +17,26 @@ MOST_CHARTS = 32
 """Charts of metrics."""
 
 
-def charts(metrics: Iterable[str], depth: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+def charts(metrics: Iterable[str]) -> dict[str, dict[str, list[str]]]:
     """The layout: a chart for the loss and for each metric seen of several data sets, then gradients, then the loop.
+
+    Tags are patterns that fit every run: TensorBoard lays the layouts of all runs over each other, and a chart that
+    lists other tags in another run is a second chart.
 
     Args:
         metrics: the names that were logged, `val/accuracy`.
-        depth: the tags of gradient norms by depth, in order.
     """
-    splits: dict[str, list[str]] = {"loss": ["train/loss"]}
+    splits: dict[str, set[str]] = {}
     for name in metrics:
         split, _, metric = name.partition("/")
-        if metric and split != "loopkit" and name not in splits.setdefault(metric, []):
-            splits[metric].append(name)
-    sides = {metric: tags for metric, tags in splits.items() if metric == "loss" or len(tags) > 1}
+        if metric and split != "loopkit":
+            splits.setdefault(metric, set()).add(split)
+    several = ["loss", *(metric for metric, found in splits.items() if len(found) > 1 and metric != "loss")]
     return {
-        "train and validation": {
-            metric: [_exactly(tag) for tag in tags] for metric, tags in list(sides.items())[:MOST_CHARTS]
-        },
+        "train and validation": {metric: [f"^[^/]+/{re.escape(metric)}$"] for metric in several[:MOST_CHARTS]},
         "gradients": {
             "gradient norm, before and after clipping": [_exactly("train/grad_norm"), "train/grad_norm_clipped$"],
-            "gradient norm by depth": [_exactly(tag) for tag in depth] or ["grad_norm_by_depth/"],
+            "gradient norm by depth": ["grad_norm_by_depth/"],
             "values that are not finite": [_exactly("grads/nonfinite")],
         },
         "loop": {

@@ -82,8 +82,7 @@ class TensorBoard:
         self._held: list[tuple[str, float, int]] = []  # losses that wait for the length of their window
         self._waiting: list[tuple[str, Tensor, int]] = []  # metrics on a device
         self._metrics: dict[str, None] = {}
-        self._depth: dict[str, None] = {}
-        self._layout: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        self._layout: tuple[str, ...] | None = None
         self._batch_size: int | None = None
         self._skipped = 0
         self._marked = self._found = 0
@@ -256,7 +255,6 @@ class TensorBoard:
         values.append((watched.tag("grads/nonfinite"), found.nonfinite))
         for layer, norm in (found.layers or {}).items():
             name = watched.tag(f"grad_norm_by_depth/{layer}")
-            self._depth[name] = None
             values.append((name, norm))
         values.append((SO_FAR, self._found))
         return [(name, float(value)) for name, value in values if isinstance(value, (int, float))]
@@ -284,10 +282,10 @@ class TensorBoard:
 
     def _lay_out(self) -> None:
         """Write the layout of the charts, and again when there are more: TensorBoard goes by the last."""
-        layout = tuple(self._metrics), tuple(self._depth)
+        layout = tuple(self._metrics)
         if layout != self._layout:
             self._layout = layout
-            self._add(0, partial(summaries.layout, pages.charts(*layout)))
+            self._add(0, partial(summaries.layout, pages.charts(layout)))
 
     # -- metrics and findings ------------------------------------------------------------------------------
 
