@@ -78,8 +78,8 @@ class Run(Ending):
 
     @property
     def passes(self) -> int:
-        """Passes over loaders that train, begun after the first of each, as far as they are known."""
-        return self.recorder.passes.training
+        """Sources over loaders that train, begun after the first of each, as far as they are known."""
+        return self.recorder.sources.training
 
     @property
     def findings(self) -> list[Finding]:
@@ -117,7 +117,7 @@ class Run(Ending):
             value: a float, or a 0-dim tensor, which is not read here.
             step: executed optimizer steps it belongs to; None for those so far.
         """
-        step = self.logged[name] = self.steps if step is None else step
+        step = self.logged[name] = self.steps + self.step_offset if step is None else step
         self.emit("metric_logged", name=name, value=value, step=step)
 
     def could_not_check(self, rule: str, why: str) -> None:

@@ -25,7 +25,7 @@ LAYERS = [
     {"hookspecs", "update"},
     {"manager", "silence", "habit", "windows"},
     {"rulebook", "parts"},
-    {"callsite", "doubt", "horizon", "passes", "signature"},
+    {"callsite", "doubt", "horizon", "signature", "sources"},
     {"row", "holdings", "inputs", "lossgraph", "models", "untouched"},
     {"looking"},
     {"ledger"},
