@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sized
 from typing import Generic, TypeVar
 
-from loopkit.loaderpasses import Pass
 from loopkit.run import Run
+from loopkit.sources import Pass
 from loopkit.watching import current_run
 
 Batch = TypeVar("Batch")
@@ -31,7 +31,7 @@ class Batches(Generic[Batch]):
         for batch in self.iterable:
             run = current_run()
             if run is not None and run.listens():
-                if run.stopping is not None and not run.told_by_loop and run.recorder.passes.trains(this_pass):
+                if run.stopping is not None and not run.has_loop and run.recorder.sources.trains(this_pass):
                     return
                 run.guarded(functools.partial(run.recorder.batch, (this_pass,)))
                 run.emit("batch_loaded", batch=batch, loader=self.iterable)

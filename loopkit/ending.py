@@ -15,6 +15,7 @@ class Ending:
     Attributes:
         program: the watch is around a whole program, not a part of one.
         loop: the `Loop` that is being run, which has a `state_dict()`; None in anybody else's loop.
+        step_offset: added to `steps`, it is the number of a step in its training: a `Loop` that resumes counts on.
         told_by_loop: a `Loop` tells of evaluations, and none is inferred.
         stops_softly: whoever runs the loop ends it when `stopping` is set: `Loop`, and `loopkit run`.
         stopping: why training is to end, once a plugin has asked for it.
@@ -26,6 +27,7 @@ class Ending:
     def __init__(self) -> None:
         self.program = False
         self.loop: Any = None
+        self.step_offset = 0
         self.told_by_loop = False
         self.stops_softly = False
         self.stopping: str | None = None
@@ -38,6 +40,11 @@ class Ending:
     def cut_short(self) -> bool:
         """Whether the loop ended before it was through: stopped, interrupted, or with an exception."""
         return self.ending != "complete"
+
+    @property
+    def has_loop(self) -> bool:
+        """Whether a `Loop` runs, which tells of evaluations and ends itself."""
+        return self.told_by_loop or self.loop is not None
 
     def stop(self, reason: str) -> None:
         """End training: before the next batch where the loop ends softly, else at once. After its end, nothing.

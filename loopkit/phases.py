@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from loopkit.ledger import Ledger
-from loopkit.loaderpasses import Passes
 from loopkit.record import Record
 from loopkit.signature import BACKWARD, FORWARD, STEP
+from loopkit.sources import Sources
 
 if TYPE_CHECKING:
     from loopkit.models import Models
@@ -20,7 +20,7 @@ class Phases(Record):
     """A record that knows of evaluations and passes over loaders.
 
     Attributes:
-        passes: which loaders train.
+        sources: which loaders train.
         tracks: whether `source` is kept: where loaders may have to end, or evaluations are inferred.
         source: `id` of the iterator that handed out the last batch.
         batches: handed out so far.
@@ -33,7 +33,7 @@ class Phases(Record):
     def __init__(self, ledger: Ledger, models: Models, deliver: Callable[[Update, Signature], None]) -> None:
         super().__init__(ledger, models, deliver)
         self.ledger = ledger
-        self.passes = Passes()
+        self.sources = Sources()
         self.tracks = False
         self.source = 0
         self.batches = 0
@@ -44,10 +44,10 @@ class Phases(Record):
         self._trained = 0  # the source of the last batch that a backward followed
 
     def pass_began(self, iterator: object, loader: Any, line: tuple[Any, ...] = ()) -> None:
-        """An iterator over a loader was made; `Passes.began` says what is asked for."""
-        if self.evaluating and self.passes.trains_on(loader, line):
+        """An iterator over a loader was made; `Sources.began` says what is asked for."""
+        if self.evaluating and self.sources.trains_on(loader, line):
             self.training_goes_on()
-        self.passes.began(iterator, loader, line)
+        self.sources.began(iterator, loader, line)
 
     def training_goes_on(self) -> None:
         """There was an evaluation, and it is over."""
@@ -64,7 +64,7 @@ class Phases(Record):
     def _learn(self) -> None:
         """A backward came after a batch of another iterator than the last one did."""
         self._trained = self.source
-        self.passes.learn(self.source)
+        self.sources.learn(self.source)
 
     def _begins_evaluation(self) -> bool:
         """Whether a forward without gradients begins an evaluation.
@@ -76,7 +76,7 @@ class Phases(Record):
             return False
         last = next((code & 15 for code, _, _ in reversed(self._events) if code & 15 in _TRAINING), None)
         unused = self.batches > self.ledger.last_batch()
-        return last != FORWARD and not (unused and self.source and self.passes.trains_from(self.source))
+        return last != FORWARD and not (unused and self.source and self.sources.trains_from(self.source))
 
 
 _TRAINING = (FORWARD, BACKWARD, STEP)

@@ -97,7 +97,7 @@ class Recorder(Phases):
         if self._stepped and not self._open.stack:
             self.close()
         if self.tracks and args:
-            if self.evaluating and self.passes.trains(args[0]):
+            if self.evaluating and self.sources.trains(args[0]):
                 self.training_goes_on()
             self.source = id(args[0])
         self.batches += 1

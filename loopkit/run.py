@@ -80,8 +80,8 @@ class Run(Ending):
 
     @property
     def passes(self) -> int:
-        """Passes over loaders that train, begun after the first of each, as far as they are known."""
-        return self.recorder.passes.training
+        """Sources over loaders that train, begun after the first of each, as far as they are known."""
+        return self.recorder.sources.training
 
     @property
     def findings(self) -> list[Finding]:

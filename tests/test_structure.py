@@ -25,7 +25,7 @@ LAYERS = [
     {"course", "curvereading", "curvetags", "hookspecs", "update"},
     {"curvesigns", "habit", "manager", "silence", "windows"},
     {"curves", "parts", "rulebook"},
-    {"callsite", "curvefiles", "doubt", "horizon", "loaderpasses", "padding", "signature"},
+    {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature", "sources"},
     {"curvelog", "curvereport", "holdings", "inputs", "lossgraph", "models", "row", "untouched"},
     {"looking"},
     {"ledger"},

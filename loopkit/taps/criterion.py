@@ -55,7 +55,7 @@ class _Evaluations:
 
     def _forward_began(self, begins: bool) -> None:
         recorder = self._run.recorder
-        if begins and not self._run.told_by_loop:
+        if begins and not self._run.has_loop:
             recorder.evaluating = True
             self._means = LossMeans()
             self._step = recorder.steps
@@ -89,7 +89,7 @@ class _Evaluations:
 
     def _add(self, kind: str, mean: torch.Tensor, samples: int) -> None:
         recorder = self._run.recorder
-        self._means.add(recorder.passes.key(recorder.source), kind, mean, samples)
+        self._means.add(recorder.sources.key(recorder.source), kind, mean, samples)
 
     def _ended(self) -> None:
         """Training goes on, or the run ends."""

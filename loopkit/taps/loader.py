@@ -54,4 +54,4 @@ def _pass_began(run: Run, iterator: Any, loader: Any) -> None:
 
 def _loaded(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> None:
     run.recorder.batch(args)
-    run.emit("batch_loaded", batch=batch, loader=run.recorder.passes.loader(args[0]))
+    run.emit("batch_loaded", batch=batch, loader=run.recorder.sources.loader(args[0]))

@@ -57,11 +57,11 @@ class _Stopper:
 
     def _begin(self) -> None:
         run = self._cell.run
-        if run is None or run.told_by_loop:
+        if run is None or run.has_loop:
             return
-        passes = run.recorder.passes
-        self._passes_before = passes.begun
-        if run.recorder.backwards and not passes.any_trains():
+        sources = run.recorder.sources
+        self._passes_before = sources.begun
+        if run.recorder.backwards and not sources.any_trains():
             run.runs_on("this loop has no DataLoader")
             return
         run.say(f"stopping: {run.stopping}")
@@ -73,14 +73,14 @@ class _Stopper:
 
     def ends(self, run: Run, iterator: Any) -> bool:
         """Whether this iterator has no more batches."""
-        passes = run.recorder.passes
-        if run.ran_on or not passes.trains(iterator):
+        sources = run.recorder.sources
+        if run.ran_on or not sources.trains(iterator):
             return False
         consumer = _consumer()
         why = ""
         if consumer is not None and _asks_by_next(consumer):
             why = "its code calls next() on the DataLoader's iterator, and may not expect that it ends"
-        elif passes.number(iterator) > self._passes_before:  # a later pass, which might be begun again and again
+        elif sources.number(iterator) > self._passes_before:  # a later pass, which might be begun again and again
             why = self._endless(run, consumer)
         if why:
             run.runs_on(why)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopkit import UsageError, hookimpl
 
-from .content import restore_model, restore_random, restore_states
+from .content import random_states, restore_model, restore_random, restore_states
 from .files import BEST, CheckpointError, last_name, load, remove_leavings, steps_in, write
 from .seen import Seen
 from .signals import Signals
@@ -66,7 +66,8 @@ class Checkpoint:
         self._value: Any = None
         self._evaluating = False
         self._passes = 0
-        self._written = -1
+        self._written: Path | None = None
+        self._due: dict[str, Any] | None = None  # the random states to be written, of a checkpoint that is due
         self._complained = False
         self._seen = Seen()
         self._signals = Signals(self._write_last)
@@ -82,21 +83,33 @@ class Checkpoint:
 
     @hookimpl
     def after_step(self, run: Run, optimizer: Any) -> None:
-        """Write where one is due; leave if a signal came."""
-        self._seen.met("optimizers", optimizer)
-        if isinstance(self.every, int):
-            due = run.steps % self.every == 0
-        else:
-            due = run.loop is None and run.passes != self._passes
-        self._passes = run.passes
-        if due:
-            self._write_last(run)
-        self._signals.step_ended(run)
+        """See whether a checkpoint is due. It is written when the update is over: a scheduler may yet advance."""
+        self._seen.stepped(run, optimizer)
+        if isinstance(self.every, int) and _step(run) % self.every == 0:
+            self._due = random_states()  # of now: the next batch may be made before it is written
+        self._signals.stepped()
+
+    @hookimpl
+    def before_forward(self, run: Run) -> None:
+        """The update is over, and perhaps an epoch."""
+        self._signals.begins_anew()
+        if run.loop is None:
+            if run.passes != self._passes and self.every == "epoch":
+                self._write_last(run)
+            self._passes = run.passes
+            self._between(run)
+
+    @hookimpl
+    def before_step(self, run: Run) -> None:
+        """The one before is over, at the latest."""
+        if run.loop is None:
+            self._between(run)
 
     @hookimpl
     def scheduler_stepped(self, scheduler: Any) -> None:
         """It is part of the state."""
         self._seen.met("schedulers", scheduler)
+        self._signals.advanced()
 
     @hookimpl
     def gradients_unscaled(self, scaler: Any) -> None:
@@ -108,27 +121,31 @@ class Checkpoint:
         """What is logged counts when it is over."""
         self._evaluating = True
 
-    @hookimpl
+    @hookimpl(trylast=True)
     def metric_logged(self, run: Run, name: str, value: Any) -> None:
-        """Take the monitored one."""
+        """Take the monitored one. A `Loop` is between two updates when it logs the numbers of one."""
         if name == self.monitor:
             self._value = value
             if not self._evaluating:
                 self._judge(run)
+        if run.loop is not None and name.startswith("train/"):
+            self._between(run)
 
     @hookimpl(trylast=True)
     def evaluation_finished(self, run: Run) -> None:
         """Write the best, after the other plugins have judged; in somebody else's loop the last too."""
         self._evaluating = False
         self._judge(run)
-        if self.every == "epoch" and run.loop is None:
+        if self.every == "epoch" and run.loop is None and _step(run):
             self._write_last(run)
+        self._between(run)
 
     @hookimpl(trylast=True)
     def epoch_finished(self, run: Run) -> None:
         """Told by a `Loop`."""
         if self.every == "epoch":
             self._write_last(run)
+        self._between(run)
 
     @hookimpl(tryfirst=True)
     def run_finished(self, run: Run) -> None:
@@ -136,6 +153,7 @@ class Checkpoint:
         self._signals.undo()
         if run.steps and run.ending != "failed":
             self._write_last(run)
+        self._seen.release()
 
     def state_dict(self) -> dict[str, Any]:
         """What was best so far."""
@@ -147,6 +165,12 @@ class Checkpoint:
 
     # -- writing -----------------------------------------------------------------------------------------
 
+    def _between(self, run: Run) -> None:
+        """Between two updates: what is due is written, and a signal is followed."""
+        if self._due is not None:
+            self._write_last(run)
+        self._signals.follow(run)
+
     def _judge(self, run: Run) -> None:
         given, self._value = self._value, None
         if given is None:
@@ -155,24 +179,27 @@ class Checkpoint:
         if not math.isfinite(value):
             return
         if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
-            self.best, self.best_step = value, run.steps
-            self._write(run, self.folder / BEST)
+            self.best, self.best_step = value, _step(run)
+            self._write(run, self.folder / BEST, None)
 
     def _write_last(self, run: Run) -> None:
-        if self._written == run.steps or not self._write(run, self.folder / last_name(run.steps)):
+        chances, self._due = self._due, None
+        path = self.folder / last_name(_step(run))
+        if self._written == path or not self._write(run, path, chances):
             return
-        self._written = run.steps
-        mine = [path for path in steps_in(self.folder) if path.name <= last_name(run.steps)]
-        for path in mine[self.keep_last :]:
-            path.unlink(missing_ok=True)
+        self._written = path
+        mine = [each for each in steps_in(self.folder) if each.name <= path.name]
+        for each in mine[self.keep_last :]:
+            each.unlink(missing_ok=True)
 
-    def _write(self, run: Run, path: Path) -> bool:
+    def _write(self, run: Run, path: Path, chances: dict[str, Any] | None) -> bool:
         if os.environ.get("RANK", "0") != "0":
             return False  # rank 0 writes for all: their weights are the same
         left_out: list[str] = []
         with self._signals.held():
             try:
-                write(path, self._seen.content(run, left_out))
+                content = self._seen.content(run, left_out)
+                write(path, content | {"step": _step(run), "random": chances or random_states()})
             except (OSError, CheckpointError) as error:
                 why = getattr(error, "strerror", None) or error
                 self._complain(run, f"{path} was not written ({why}): training goes on, and what was there is kept")
@@ -185,6 +212,10 @@ class Checkpoint:
         if not self._complained:
             self._complained = True
             run.say(text)
+
+
+def _step(run: Run) -> int:
+    return run.steps + run.step_offset
 
 
 def _try_folder(folder: Path) -> None:

@@ -30,6 +30,8 @@ class Signals:
         self._process = 0
         self._came = 0
         self._held = False
+        self._schedules = False
+        self._behind = False
 
     def install(self, run: Run) -> None:
         """Take them, where this is the main thread: Python lets no other have signals."""
@@ -50,10 +52,23 @@ class Signals:
         self._before = {}
         self._run = None
 
-    def step_ended(self, run: Run) -> None:
+    def follow(self, run: Run) -> None:
         """The moment to leave, if a signal came."""
         if self._came and not self._held:
             self._leave(run)
+
+    def stepped(self) -> None:
+        """A step was executed: in a loop whose scheduler advances after each, the update is not over."""
+        self._behind = self._schedules
+
+    def advanced(self) -> None:
+        """A scheduler advanced."""
+        self._schedules, self._behind = True, False
+
+    def begins_anew(self) -> None:
+        """The next update begins; a scheduler that has not advanced by now does so once an epoch."""
+        if self._behind:
+            self._schedules = self._behind = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -71,7 +86,7 @@ class Signals:
             self.undo()
             os.kill(os.getpid(), number)
             return
-        if self._held or run.busy or _in_a_step(run):
+        if self._held or run.busy or self._behind or run.has_loop or _in_a_step(run):
             run.say(f"{signal.Signals(number).name}: leaving after this step; once more to leave at once")
         else:
             self._leave(run)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 _KNOWN = 1000
-"""Passes remembered: a script that makes a loader for each batch must not grow without bound."""
+"""Sources remembered: a script that makes a loader for each batch must not grow without bound."""
 Key = tuple[Any, ...]
 
 
@@ -31,7 +31,7 @@ class Pass:
     """Stands for the iterator of what is no DataLoader."""
 
 
-class Passes:
+class Sources:
     """Remembers the passes over loaders, and which of the loaders train.
 
     Iterators are known by their `id`, also when they are gone: all batches may be taken before the first is used.
