@@ -111,7 +111,6 @@ def course(series: Iterable[Point], sign: float = 1.0) -> Course:
     kept: dict[float, float] = {}
     for step, value in series:
         if abs(step) < _HUGE:
-            kept.pop(step, None)
             kept[step] = sign * value
     ordered = sorted(kept.items())
     finite = [(step, value) for step, value in ordered if abs(value) < _HUGE]

@@ -56,7 +56,7 @@ def read_curves(
     if not any(found):
         found.append(underfitting(train, held_out, reference))
     found.append(too_low(train, held_out))
-    found += drops(train if len(train) >= len(held_out) else held_out, train, speeds)
+    found += drops(train, held_out, speeds)
     if not any(each and each.kind.sick for each in found):
         found.append(ending(train, held_out))
     return [each for each in found if each is not None]

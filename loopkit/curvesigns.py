@@ -206,24 +206,22 @@ def too_low(train: Course, held_out: Course) -> CurveReading | None:
 # -- the rest ----------------------------------------------------------------------------------------------
 
 
-def drops(curve: Course, train: Course, rates: Sequence[Point]) -> list[CurveReading | None]:
-    """Each fall of the rate to DROPPED of it or less, in one go and after a time of one rate, that ended a plateau.
+def drops(train: Course, held_out: Course, rates: Sequence[Point]) -> list[CurveReading | None]:
+    """Each fall of the rate to DROPPED of it or less, in one go, that ended a plateau.
 
     Before it the slope is level, or so flat that going on as long again would bring less than half of the drop; the
     drop is CLEAR and a twentieth of the level or fall.
     """
-    curve = train if len(train) >= FEWEST else curve
-    name = "training" if curve is train else "validation"
+    curve, name = (train, "training") if len(train) >= FEWEST else (held_out, "validation")
     found: list[CurveReading | None] = []
     since = -math.inf
     for (_, rate), (step, lowered) in pairwise(rates):
         if not 0 < lowered <= DROPPED * rate:
             continue
-        level = [other for at, other in rates if since <= at < step]
         before = [point for point in curve.points if since <= point[0] <= step]
         after = [point for point in curve.points if point[0] > step]
         since = step
-        if len(level) < 3 or max(level) > 1.01 * min(level) or len(before) < 4 or len(after) < 3:
+        if len(before) < 4 or len(after) < 3:
             continue
         found.append(_drop(curve, name, step, (rate, lowered), before[-(len(before) + 1) // 2 :], after[1:]))
     return found

@@ -88,6 +88,15 @@ def test_an_accuracy_that_falls_again_is_overfitting() -> None:
     assert kinds(exponential(), accuracy) != [CurveKind.OVERFITTING]
 
 
+def test_validation_that_rises_while_training_learns_nothing_more_is_not_called_overfitting() -> None:
+    rises = [(n * 10.0, 0.5 + max(0.0, 8.0 - n) / 8 + max(0, n - 8) * 0.02) for n in range(20)]
+    level = [(n * 10.0, 0.4 + max(0.0, 6.0 - n) / 6) for n in range(20)]
+    by_heart = [(step, value - 0.3999) for step, value in level]
+    assert CurveKind.OVERFITTING not in kinds(level, rises)
+    assert kinds(by_heart, rises) == [CurveKind.OVERFITTING], "nothing more can be learned of a loss of nearly zero"
+    assert kinds(exponential(), rises) == [CurveKind.OVERFITTING]
+
+
 def test_the_direction_must_be_one() -> None:
     with pytest.raises(ValueError, match='"min" or "max"'):
         read_curves(exponential(), mode="up")

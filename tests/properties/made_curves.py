@@ -43,6 +43,15 @@ def healthy(random: Random) -> Curves:
     )
 
 
+def plateau(random: Random) -> Curves:
+    """Training falls all along; validation falls in the first fifth and stays, its noise a tenth of its level."""
+    evaluations = random.choice([6, 8, 10, 20, 50, 200])
+    return Curves(
+        _series(random, lambda t: 0.01 + math.exp(-4 * t), 40, 0.05),
+        _series(random, lambda t: 0.3 + math.exp(-15 * t), evaluations, 0.1),
+    )
+
+
 def overfitting(random: Random) -> Curves:
     """Training falls to nothing; validation is a parabola down to 15-50 % of the run and a line up from there."""
     turn, low, up = random.uniform(0.15, 0.5), random.uniform(0.2, 0.6), random.uniform(0.4, 2)
