@@ -41,6 +41,7 @@ class Phases(Record):
         self.on_evaluation: Callable[[bool], None] | None = None
         self.on_training: Callable[[], None] | None = None
         self.on_output: Callable[[tuple[Any, ...], dict[str, Any], Any], None] | None = None
+        self._began_at = 0  # batches that had arrived when the last evaluation began
         self._trained = 0  # the source of the last batch that a backward followed
 
     def pass_began(self, iterator: object, loader: Any, line: tuple[Any, ...] = ()) -> None:
@@ -51,7 +52,8 @@ class Phases(Record):
 
     def training_goes_on(self) -> None:
         """There was an evaluation, and it is over."""
-        self.source = 0  # its last batch was not trained on
+        if self.batches != self._began_at:  # a teacher's forward has no batch of its own, an evaluation has
+            self.source = 0  # its last batch was not trained on
         if self.on_training is not None:
             self.on_training()
 
@@ -76,7 +78,10 @@ class Phases(Record):
             return False
         last = next((code & 15 for code, _, _ in reversed(self._events) if code & 15 in _TRAINING), None)
         unused = self.batches > self.ledger.last_batch()
-        return last != FORWARD and not (unused and self.source and self.sources.trains_from(self.source))
+        begins = last != FORWARD and not (unused and self.source and self.sources.trains_from(self.source))
+        if begins:
+            self._began_at = self.batches
+        return begins
 
 
 _TRAINING = (FORWARD, BACKWARD, STEP)
