@@ -35,28 +35,28 @@ class History:
     """What was logged in a training, in the order it came.
 
     It has a length, and yields its rows. Two histories are equal when their rows are, "not a number" being equal
-    to itself. Numbers that live on a device are read many at once: when a thousand wait, or when somebody asks.
+    to itself. Tensors on a device are read many at once: when a thousand of them wait, or when somebody asks.
     """
 
     def __init__(self) -> None:
-        self._rows: list[Row] = []
+        self._rows: list[tuple[int, str, float]] = []
         self._waiting: list[tuple[int, torch.Tensor]] = []
 
-    def add(self, step: int, name: str, value: Any) -> None:
-        """Append a number: a float, or a tensor of one element."""
-        if isinstance(value, torch.Tensor) and value.device.type != "cpu":
-            self._waiting.append((len(self._rows), value.detach()))
-            self._rows.append(Row(step, name, math.nan))
-            if len(self._waiting) >= _WAITING:
-                self._read()
-        else:
-            self._rows.append(Row(step, name, float(value)))
+    def add(self, name: str, value: Any, step: int) -> None:
+        """Append a number: a float, or a tensor of one element, which is read later where that means waiting."""
+        if not isinstance(value, torch.Tensor) or value.is_cpu:
+            self._rows.append((step, name, float(value)))
+            return
+        self._waiting.append((len(self._rows), value.detach()))
+        self._rows.append((step, name, math.nan))
+        if len(self._waiting) >= _WAITING:
+            self._read()
 
     @property
     def rows(self) -> list[Row]:
         """All rows: step, name, value."""
         self._read()
-        return self._rows
+        return [Row(*row) for row in self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -74,7 +74,7 @@ class History:
 
     def names(self) -> list[str]:
         """The names that were logged, in the order they first came."""
-        return list(dict.fromkeys(row.name for row in self._rows))
+        return list(dict.fromkeys(name for _, name, _ in self._rows))
 
     def of(self, name: str) -> list[tuple[int, float]]:
         """The steps and values of one name; none where it was never logged."""
@@ -100,7 +100,7 @@ class History:
             if form["schema"] != _SCHEMA:
                 raise UsageError(f"this history has schema {form['schema']!r}; this loopkit reads {_SCHEMA}")
             for step, name, value in form["rows"]:
-                made._rows.append(Row(int(step), str(name), float(_SPELLED.get(value, value))))
+                made._rows.append((int(step), str(name), float(_SPELLED.get(value, value))))
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"this is no history, which History.to_dict would have made: {error!r}") from error
         return made
@@ -147,7 +147,7 @@ class History:
         for group in groups.values():
             numbers = torch.stack([value.reshape(()) for _, value in group]).tolist()
             for (at, _), number in zip(group, numbers, strict=True):
-                self._rows[at] = self._rows[at]._replace(value=float(number))
+                self._rows[at] = (*self._rows[at][:2], float(number))
 
 
 class Keeps:
@@ -159,4 +159,4 @@ class Keeps:
     @hookimpl
     def metric_logged(self, name: str, value: Any, step: int) -> None:
         """Add it."""
-        self._history.add(step, name, value)
+        self._history.add(name, value, step)

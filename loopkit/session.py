@@ -27,7 +27,7 @@ class Session:
     def __init__(self, history: History, plugins: Sequence[Any], *, autoload: bool, skip: Iterable[str]) -> None:
         self.run: Run | None = None
         self.heard = True
-        self.log: Callable[[str, Any, int], None] = lambda name, value, step: history.add(step, name, value)
+        self.log: Callable[[str, Any, int], None] = history.add
         self._straight = self.log
         self._plugins, self._autoload, self._skip = [Keeps(history), *plugins], autoload, skip
         self._states: dict[str, Any] = {}

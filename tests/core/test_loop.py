@@ -500,10 +500,22 @@ def test_what_is_no_history_is_refused(text: str) -> None:
 def test_numbers_on_a_device_are_not_read_when_they_come() -> None:
     history = History()
     for step in range(10):
-        history.add(step, "x", torch.tensor(float(step), device="meta"))  # which nobody can read
+        history.add("x", torch.tensor(float(step), device="meta"), step)  # which nobody can read
     assert len(history) == 10
     with pytest.raises((NotImplementedError, RuntimeError)):
         history.of("x")
+
+
+def test_numbers_on_a_device_are_read_at_last_and_each_is_its_own() -> None:
+    class Distant(Tensor):
+        is_cpu = False
+
+    history = History()
+    for step in range(3000):
+        history.add("x", torch.tensor(float(step)).as_subclass(Distant), step)
+        history.add("y", -float(step), step)
+    assert history.of("x") == [(step, float(step)) for step in range(3000)]
+    assert history.of("y") == [(step, -float(step)) for step in range(3000)]
 
 
 # -- bad input -------------------------------------------------------------------------------------------------

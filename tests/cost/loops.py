@@ -1,7 +1,7 @@
 """What a step costs in a loop by hand, in `Loop`, and in the loops of others: the same model, data and optimizer.
 
 Each loop trains anew and notes the clock at two of its own optimizer steps, so that what it does before and after
-training does not count. It is paired with a loop by hand that runs just before or after it; medians of pairs.
+training does not count. It is paired with a loop by hand that runs just before or after it; medians of the pairs.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def lightning(parts: Parts) -> None:
 
 
 def hf_trainer(parts: Parts) -> None:
-    from transformers import Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainingArguments
 
     net, optimizer, scheduler, loader = parts
     loader.collate_fn = as_dict
@@ -159,7 +159,9 @@ def hf_trainer(parts: Parts) -> None:
             use_cpu=True,
             max_grad_norm=0.0,
         )
-        Given(model=net, args=arguments, train_dataset=loader.dataset, optimizers=(optimizer, scheduler)).train()
+        trainer = Given(model=net, args=arguments, train_dataset=loader.dataset, optimizers=(optimizer, scheduler))
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
 
 
 def as_dict(rows: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -393,7 +393,7 @@ def test_a_loop_by_hand_is_the_same(
 def test_a_history_survives_dict_and_json(rows: list[tuple[int, str, float]]) -> None:
     history = History()
     for step, name, value in rows:
-        history.add(step, name, value)
+        history.add(name, value, step)
     assert History.from_dict(history.to_dict()) == history
     assert History.from_json(history.to_json()) == history
     assert len(history.rows) == len(rows)
