@@ -41,7 +41,8 @@ class Phases(Record):
         self.on_evaluation: Callable[[bool], None] | None = None
         self.on_training: Callable[[], None] | None = None
         self.on_output: Callable[[tuple[Any, ...], dict[str, Any], Any], None] | None = None
-        self._began_at = 0  # batches that had arrived when the last evaluation began
+        self._began_at = 0  # batches that had arrived when the evaluation began
+        self._suspected = 0  # the number of a pass whose batches may be trained on after all
         self._trained = 0  # the source of the last batch that a backward followed
 
     def pass_began(self, iterator: object, loader: Any, line: tuple[Any, ...] = ()) -> None:
@@ -52,10 +53,21 @@ class Phases(Record):
 
     def training_goes_on(self) -> None:
         """There was an evaluation, and it is over."""
-        if self.batches != self._began_at:  # a teacher's forward has no batch of its own, an evaluation has
+        if not self._was_training_step():
             self.source = 0  # its last batch was not trained on
         if self.on_training is not None:
             self.on_training()
+
+    def _was_training_step(self) -> bool:
+        """Whether what seemed an evaluation was a teacher's forward on a batch that is now trained on.
+
+        So it is taken before the first backward, when no loader is known to train, and where one pass shows it twice.
+        """
+        if self._began_at != self.batches or not self.source:
+            return False
+        number = self.sources.number_from(self.source)
+        again, self._suspected = number == self._suspected, number
+        return again or not self.ledger.last_batch()
 
     def finish(self) -> None:
         """The run ends, and with it an evaluation."""
@@ -76,12 +88,10 @@ class Phases(Record):
         """
         if self.evaluating:
             return False
+        self._began_at = self.batches
         last = next((code & 15 for code, _, _ in reversed(self._events) if code & 15 in _TRAINING), None)
         unused = self.batches > self.ledger.last_batch()
-        begins = last != FORWARD and not (unused and self.source and self.sources.trains_from(self.source))
-        if begins:
-            self._began_at = self.batches
-        return begins
+        return last != FORWARD and not (unused and self.source and self.sources.trains_from(self.source))
 
 
 _TRAINING = (FORWARD, BACKWARD, STEP)

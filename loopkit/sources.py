@@ -73,6 +73,11 @@ class Sources:
         over = self._of(iterator)
         return over.number if over is not None else 0
 
+    def number_from(self, source: int) -> int:
+        """The same, of an iterator known by its `id`."""
+        over = self._over.get(source)
+        return over.number if over is not None else 0
+
     def key(self, source: int) -> Key:
         """What tells the loader of the iterator with this `id` from others; () when it is not known."""
         over = self._over.get(source)

@@ -227,7 +227,7 @@ def _write_for_ever(folder: str, ready: Any) -> None:
     torch.set_num_threads(1)
     training = Training()
     with loopkit.watch(plugins=[Checkpoint(folder, every=1)], autoload=False):
-        training.steps(1)
+        training.steps(2)  # the first is written when the second begins
         ready.set()
         training.steps(10**9)
 

@@ -163,12 +163,8 @@ def test_a_teacher_in_the_training_step_is_no_evaluation() -> None:
 
     seen = heard(loop)
     assert seen[:2] == ["start 0", "finish 0"]  # before any backward nobody knows which loader trains
-    assert [each for each in seen if not isinstance(each, tuple)][2:] == [
-        "start 3",
-        "finish 3",
-        "start 6",
-        "finish 6",
-    ]
+    later = [each for each in seen[2:] if not isinstance(each, tuple)]
+    assert later == ["start 3", "finish 3", "start 6", "finish 6"]
     assert [each[2] for each in seen if isinstance(each, tuple)] == [3, 6]
 
 
@@ -246,3 +242,19 @@ def test_hf_trainer(tmp_path: Path) -> None:
     metrics = [each for each in seen if isinstance(each, tuple)]
     assert [(name, step) for name, _, step in metrics] == [("val/loss", 8), ("val/loss", 16)]
     assert [value for _, value, _ in metrics] == pytest.approx([loss for loss, _ in told], abs=1e-4)
+
+
+def test_a_loader_that_begins_to_train_under_a_teacher_is_known_after_two_batches() -> None:
+    net, teacher, first, second = model(), model(), data(), data(40)
+    optimizer = adamw(net)
+
+    def loop() -> None:
+        epoch(net, optimizer, first)
+        for x, _y in second:
+            with torch.no_grad():
+                wanted = teacher(x)
+            optimizer.zero_grad()
+            loss_of(net(x), wanted).backward()
+            optimizer.step()
+
+    assert heard(loop) == ["start 3", "finish 3", "start 4", "finish 4"]
