@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,10 @@ def test_no_pair_to_validate_on_is_one_to_train_on() -> None:
 
 
 def test_no_example_bears_the_name_of_a_package() -> None:
-    from importlib.util import find_spec
+    from importlib.machinery import PathFinder
 
+    elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != EXAMPLES.resolve()]
     for path in EXAMPLES.glob("*.py"):
-        assert find_spec(path.stem) is None, f"{path} hides a package from every script beside it"
+        assert PathFinder.find_spec(path.stem, elsewhere) is None, (
+            f"{path} hides a package from every script beside it"
+        )
