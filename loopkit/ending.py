@@ -16,7 +16,6 @@ class Ending:
         program: the watch is around a whole program, not a part of one.
         loop: the `Loop` that is being run, which has a `state_dict()`; None in anybody else's loop.
         step_offset: added to `steps`, it is the number of a step in its training: a `Loop` that resumes counts on.
-        told_by_loop: a `Loop` tells of evaluations, and none is inferred.
         stops_softly: whoever runs the loop ends it when `stopping` is set: `Loop`, and `loopkit run`.
         stopping: why training is to end, once a plugin has asked for it.
         ran_on: why the loop could not be ended all the same; "" if it could.
@@ -28,7 +27,6 @@ class Ending:
         self.program = False
         self.loop: Any = None
         self.step_offset = 0
-        self.told_by_loop = False
         self.stops_softly = False
         self.stopping: str | None = None
         self.ran_on = ""
@@ -44,7 +42,7 @@ class Ending:
     @property
     def has_loop(self) -> bool:
         """Whether a `Loop` runs, which tells of evaluations and ends itself."""
-        return self.told_by_loop or self.loop is not None
+        return self.loop is not None
 
     def stop(self, reason: str) -> None:
         """End training: before the next batch where the loop ends softly, else at once. After its end, nothing.

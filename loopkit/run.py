@@ -41,7 +41,6 @@ class Run(Ending):
         folder: the working directory when the watch opened.
         part: another process reports; this one's findings are sent there, and judged by its selection.
         logged: the names of metrics logged so far, each with the step of its last value.
-        step_offset: added to `steps`, it is the number of a step in its training: a `Loop` that resumes counts on.
 
     How it ends, and who ends it, is said in `Ending`.
     """
@@ -51,7 +50,6 @@ class Run(Ending):
         self.manager = manager
         self.folder = os.getcwd()
         self.part = part
-        self.step_offset = 0
         self.logged: dict[str, int] = {}
         self.filters = filters if filters is not None else []
         self._found = Findings(self.filters, inline=not part)

@@ -45,7 +45,6 @@ class Session:
         with contextlib.ExitStack() as after, watch as run:
             before = run.loop, run.stops_softly, run.stopping, run.step_offset
             run.loop, run.stops_softly, run.stopping, run.step_offset = loop, True, None, loop.updates - run.steps
-            run.told_by_loop = True
             # A run lives until cycles are collected: a loader that it held would then wait 5 s for each worker.
             after.callback(setattr, run, "loop", before[0])
             self.run, loop.stopped = run, None
@@ -59,7 +58,6 @@ class Session:
             finally:
                 self._states |= _states(run)
                 self.run, self.log, loop.stopped = None, self._straight, run.stopping
-                run.told_by_loop = False
                 if run.stopping is not None:
                     run.ending = "stopped"
                 if not alone:  # what comes after the loop goes on
