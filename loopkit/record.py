@@ -47,21 +47,24 @@ class Record:
         self._prelude: set[int] = set()
         self._prelude_over = False
 
-    def _note(self, code: int, site: Site, raw: Raw = None, opens: int | None = None) -> None:
-        """Append an event; one of a kind that `opens` an update may close the one before.
-
-        If such a call stood before this update's backward too, it is the first of the next one. So a loop that
-        begins with `zero_grad()` reads as one, whether its batches are seen or not.
-        """
-        if opens is not None:
-            if self._stepped and not self._open.stack and opens + 16 * site.spot in self._prelude:
-                self.close()
-            if not self._prelude_over:
-                self._prelude.add(opens + 16 * site.spot)
+    def _note(self, code: int, site: Site, raw: Raw = None) -> None:
+        """Append an event."""
         if len(self._events) < LONGEST:
             self._events.append((code, site, raw))
         else:
             self._truncated = True
+
+    def _may_open(self, kind: int, site: Site) -> None:
+        """A clear or a scheduler's advance comes, which may be the first event of the next update.
+
+        It is, if such a call stood before this update's backward too: so a loop that begins with `zero_grad()`
+        reads as one, whether its batches are seen or not. Asked only of loops that do begin so.
+        """
+        key = kind + 16 * site.spot
+        if self._stepped and not self._open.stack and key in self._prelude:
+            self.close()
+        if not self._prelude_over:
+            self._prelude.add(key)
 
     def close(self) -> None:
         """End the current update: count its signature, and hand it on if checks should see it."""

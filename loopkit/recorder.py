@@ -19,7 +19,7 @@ from loopkit.pending import Waiting
 from loopkit.phases import Phases
 from loopkit.reading import read
 from loopkit.record import LONGEST
-from loopkit.schedulers import Schedulers
+from loopkit.schedulers import Schedulers, is_being_built
 from loopkit.signature import (
     BACKWARD,
     BATCH,
@@ -72,6 +72,7 @@ class Recorder(Phases):
         self._loaders = Loaders()
         self.models = models
         self._schedulers = Schedulers(ledger)
+        self.schedulers_open = 0  # whose `step` may call that of others
         self._waiting = Waiting(ledger)
         self._clips = Clips(ledger)
         self._site: Site | None = None
@@ -207,7 +208,10 @@ class Recorder(Phases):
             ledger.emptied(owner, site)
         else:
             ledger.cleared([owner], site)
-        self._note(ZERO_GRAD | site.bits, site, None, ZERO_GRAD)
+        if self._prelude or not self._prelude_over:
+            self._may_open(ZERO_GRAD, site)
+        if len(self._events) < LONGEST:  # what `_note` does
+            self._events.append((ZERO_GRAD | site.bits, site, None))
 
     def module_cleared(self) -> None:
         """`Module.zero_grad()` returned."""
@@ -215,7 +219,8 @@ class Recorder(Phases):
         site = self.sites.here(ZERO_GRAD, brief=True)
         if not self.in_backward:
             self.ledger.cleared(self.ledger.owners(), site)
-        self._note(ZERO_GRAD | site.bits, site, None, ZERO_GRAD)
+        self._may_open(ZERO_GRAD, site)
+        self._note(ZERO_GRAD | site.bits, site)
 
     def clipped(self, parameters: list[torch.Tensor] | None, limit: float, norm: Any) -> None:
         """Gradients were clipped in place."""
@@ -302,12 +307,30 @@ class Recorder(Phases):
     def _happened(self) -> int:
         return self.forwards + self.evaluations + self.backwards + self.clears
 
-    def scheduler_stepped(self, scheduler: Any, explicit: bool) -> None:
-        """A scheduler advanced."""
+    def scheduler_ended(self, args: tuple[Any, ...], kwargs: dict[str, Any], *_: object) -> bool:
+        """A scheduler's `step` returned. Returns whether it advanced: not in a constructor, nor inside another's.
+
+        Args:
+            args: first of them, the scheduler.
+        """
+        scheduler = args[0]
+        if self.schedulers_open:
+            return False
+        # What `is_being_built` says, without a call of it at every advance.
+        if getattr(scheduler, "_is_initial", True) and is_being_built(scheduler):
+            self.scheduler_made(scheduler)
+            return False
+        explicit = len(args) > 1 and args[1] is not None
+        if kwargs and not explicit:
+            explicit = any(given is not None for given in kwargs.values())
         site = self.sites.here(SCHEDULER, brief=True)
         raw = self._schedulers.advanced(scheduler, site, explicit, self.backwards)
-        shape = (raw[2] == 0) << 12 | explicit << 13
-        self._note(SCHEDULER | raw[0].bits | shape | site.bits, site, raw, SCHEDULER)
+        if self._prelude or not self._prelude_over:
+            self._may_open(SCHEDULER, site)
+        if len(self._events) < LONGEST:  # what `_note` does
+            shape = (raw[2] == 0) << 12 | explicit << 13
+            self._events.append((SCHEDULER | raw[0].bits | shape | site.bits, site, raw))
+        return True
 
     def scheduler_made(self, scheduler: Any) -> None:
         """A scheduler was constructed."""

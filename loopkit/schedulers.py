@@ -219,3 +219,11 @@ def driven_by(scheduler: Any) -> torch.optim.Optimizer | None:
             break
         optimizer = inner
     return optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
+
+
+def is_being_built(scheduler: Any) -> bool:
+    """Whether this is the step of its own constructor."""
+    initial = getattr(scheduler, "_is_initial", None)
+    if initial is not None:
+        return bool(initial)
+    return getattr(scheduler, "_step_count", 2) < 2  # older torch leaves no other mark

@@ -22,6 +22,7 @@ from loopkit.recorder import Recorder
 from loopkit.run import Run
 from loopkit.taps.patch import Cell, Handle, hide_this_frame, listen, opaque
 
+_is_compiling = torch.compiler.is_dynamo_compiling
 _SEARCHES = 8
 """A search is made at most this often: a loop with two backwards for each forward is not a new model."""
 
@@ -132,7 +133,7 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
         # Through super, not through a saved original: fx would inline leaf modules otherwise.
         original = super(cls, self).__call__ if own is None else own.__get__(self)
-        if torch.compiler.is_dynamo_compiling():
+        if _is_compiling():
             return original(*args, **kwargs)
         run, models = cell.run, outer.models
         outermost = False

@@ -36,9 +36,9 @@ class Cell:
         return Cell, ()
 
 
-Listener = Callable[[Any, tuple[Any, ...], dict[str, Any]], None]
+Listener = Callable[[Any, tuple[Any, ...], dict[str, Any]], object]
 """Called with the run, or its recorder, and the arguments of the call."""
-Ending = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
+Ending = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], object]
 
 
 def ignore(run: Any, *_: Any) -> None:

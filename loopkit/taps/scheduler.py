@@ -14,13 +14,13 @@ from typing import Any
 
 from torch.optim import lr_scheduler
 
+from loopkit.recorder import Recorder
 from loopkit.run import Run
 from loopkit.taps.patch import Handle, Tap, Taps
 
 
 def install(run: Run) -> Handle:
     """Listen to every scheduler class of torch."""
-    depth = _Depth()
     classes = [
         value
         for value in vars(lr_scheduler).values()
@@ -29,8 +29,8 @@ def install(run: Run) -> Handle:
     inner = [each for each in classes if "_update_lr" in vars(each)]
     return Taps(
         # `_update_lr` calls no other scheduler, so nothing need be counted on its way in.
-        *(Tap(each, "_update_lr", run, after=depth.stepped) for each in inner),
-        *(Tap(each, "step", run, depth.down, depth.up, depth.failed) for each in classes if each not in inner),
+        *(_advances(each, run) for each in inner),
+        *(Tap(each, "step", run, _began, _ended, _failed) for each in classes if each not in inner),
         *(Tap(each, "__init__", run, after=_made) for each in _SILENT),
     )
 
@@ -39,45 +39,29 @@ _SILENT = (lr_scheduler.SequentialLR, lr_scheduler.ChainedScheduler, lr_schedule
 """Their constructors call no `step` of their own."""
 
 
+def _advances(scheduler: type[Any], run: Run) -> Handle:
+    if "scheduler_stepped" in run.heard:
+        return Tap(scheduler, "_update_lr", run, after=_advanced)
+    return Tap(scheduler, "_update_lr", run, after=Recorder.scheduler_ended, to_recorder=True)
+
+
 def _made(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
     run.recorder.scheduler_made(args[0])
 
 
-class _Depth:
-    """Tells the outermost step from those it causes."""
-
-    def __init__(self) -> None:
-        self._depth = 0
-
-    def down(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._depth += 1
-
-    def failed(self, run: Run) -> None:
-        self._depth = max(0, self._depth - 1)
-
-    def up(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        self._depth = max(0, self._depth - 1)
-        self.stepped(run, args, kwargs, result)
-
-    def stepped(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        scheduler = args[0]
-        if self._depth:
-            return
-        # What `_is_being_built` says, without a call of it at every advance.
-        if getattr(scheduler, "_is_initial", True) and _is_being_built(scheduler):
-            run.recorder.scheduler_made(scheduler)
-            return
-        explicit = len(args) > 1 and args[1] is not None
-        if kwargs and not explicit:
-            explicit = any(given is not None for given in kwargs.values())
-        run.recorder.scheduler_stepped(scheduler, explicit)
-        if "scheduler_stepped" in run.heard:
-            run.emit("scheduler_stepped", scheduler=scheduler)
+def _began(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    run.recorder.schedulers_open += 1
 
 
-def _is_being_built(scheduler: Any) -> bool:
-    """Whether this is the step of its own constructor."""
-    initial = getattr(scheduler, "_is_initial", None)
-    if initial is not None:
-        return bool(initial)
-    return getattr(scheduler, "_step_count", 2) < 2  # older torch leaves no other mark
+def _failed(run: Run) -> None:
+    run.recorder.schedulers_open = max(0, run.recorder.schedulers_open - 1)
+
+
+def _ended(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    _failed(run)
+    _advanced(run, args, kwargs, result)
+
+
+def _advanced(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    if run.recorder.scheduler_ended(args, kwargs) and "scheduler_stepped" in run.heard:
+        run.emit("scheduler_stepped", scheduler=args[0])
