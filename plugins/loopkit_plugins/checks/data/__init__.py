@@ -1,0 +1,3 @@
+"""Checks of loaders, samplers, inputs and labels."""
+
+CHECKS: tuple[str, ...] = ()

@@ -1,0 +1,3 @@
+"""Checks of training in several processes."""
+
+CHECKS: tuple[str, ...] = ()

@@ -1,0 +1,3 @@
+"""Checks of graphs and memory that are kept longer than needed."""
+
+CHECKS: tuple[str, ...] = ()

@@ -1,0 +1,3 @@
+"""Checks of training and evaluation mode."""
+
+CHECKS: tuple[str, ...] = ()

@@ -1,0 +1,3 @@
+"""Checks of optimizers: which parameters they hold, and whether they move them."""
+
+CHECKS: tuple[str, ...] = ()

@@ -1,0 +1,3 @@
+"""Checks of what is saved, loaded and resumed."""
+
+CHECKS: tuple[str, ...] = ()
