@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from loopkit.ledger import Ledger as Ledger
     from loopkit.logbook import History as History
     from loopkit.loop import Loop as Loop
+    from loopkit.lossnodes import LossNode as LossNode
+    from loopkit.lossnodes import Operation as Operation
+    from loopkit.lossnodes import Spread as Spread
+    from loopkit.lossnodes import Swapped as Swapped
+    from loopkit.lossnodes import UnusedLoss as UnusedLoss
     from loopkit.lossreading import LossReading as LossReading
     from loopkit.lossreading import LossTerm as LossTerm
     from loopkit.lossreading import Padding as Padding
@@ -87,6 +92,8 @@ _PLACES = {
     "Stray": "strays",
     "Run": "run",
     "Silence": "silence",
+    "Spread": "lossnodes",
+    "Swapped": "lossnodes",
     "Epochs": "schedule",
     "ScheduleReading": "schedule",
     "Shape": "schedule",
@@ -96,13 +103,16 @@ _PLACES = {
     "Kind": "update",
     "Leak": "update",
     "LoaderReading": "update",
+    "LossNode": "lossnodes",
     "LossReading": "lossreading",
     "LossTerm": "lossreading",
     "Padding": "lossreading",
+    "Operation": "lossnodes",
     "Pending": "update",
     "Reach": "lossreading",
     "SchedulerReading": "update",
     "StepReading": "update",
+    "UnusedLoss": "lossnodes",
     "Update": "update",
     "Wipe": "update",
     "current_run": "watching",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from loopkit.lossfunctions import LOSSES
 from loopkit.holdings import is_zero
 from loopkit.lossreading import Reach
 
@@ -45,6 +46,7 @@ class Walk:
         leaves: by `id`; the ids hold only as long as the walk does.
         opaque: kinds of nodes whose inside cannot be seen: compiled regions, custom functions.
         zeroes: kinds of nodes met whose derivative is 0 everywhere.
+        losses: nodes where predictions meet targets.
         made_at: the sequence number of the newest root.
     """
 
@@ -52,6 +54,7 @@ class Walk:
         self.leaves: dict[int, Leaf] = {}
         self.opaque: dict[str, None] = {}
         self.zeroes: dict[str, None] = {}
+        self.losses: list[Node] = []
         self.nodes: dict[Node, None] = {}
         given = list(roots)
         starts: list[Node] = [root.grad_fn for root in given if root.grad_fn is not None]
@@ -75,7 +78,9 @@ class Walk:
                 break
             seen[node] = None
             name = node.name()
-            if type(node).__module__ != "builtins":
+            if name in LOSSES:
+                self.losses.append(node)
+            elif type(node).__module__ != "builtins":
                 self.opaque[name.removesuffix("Backward")] = None
             inputs = [each for each, _ in node.next_functions if each is not None]
             leaves = [each for each in inputs if each.name() == _LEAF]

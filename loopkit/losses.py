@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from loopkit import lossfunctions
 from loopkit.graphwalk import Walk
 from loopkit.ledger import Ledger
+from loopkit.lossmade import LossesMade
+from loopkit.lossnodes import UnusedLoss
 from loopkit.lossgraph import LossGraph, Part, RawLoss
 from loopkit.models import Models
 from loopkit.survey import Survey
 from loopkit.weights import Weights
+
+if TYPE_CHECKING:
+    from loopkit.callsite import Site
+    from loopkit.strays import Missed
 
 _ALWAYS_WALKED = 4
 """Updates at the start of a run of which every graph is walked; later those numbered by a power of two."""
@@ -37,6 +44,9 @@ class Losses:
         error: why nothing is read any more, or None.
         walking: whether graphs are walked whole in this update.
         weights: what the parameters were when the last forward ended, while walking.
+        made: where losses were made, while walking.
+        blind: why loss functions are not looked at any more, or None.
+        on_watch: called to have those calls heard, or heard no more.
     """
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
@@ -44,7 +54,11 @@ class Losses:
         self.walking = True
         self.wanted = self.first = True
         self.error: Exception | None = None
+        self.made = LossesMade()
+        self.blind: Exception | None = None
+        self.on_watch: Callable[[bool], None] | None = None
         self._ledger = ledger
+        self._models = models
         self.weights = Weights(ledger)
         self.survey = Survey(models, ledger)
         self._updates = 0
@@ -59,6 +73,8 @@ class Losses:
         if self.error is not None:
             return None
         try:
+            if self.walking:
+                self.watch(False)
             given = args[0] if args else kwargs.get("tensors")
             several = [given] if isinstance(given, torch.Tensor) else given or ()
             roots = [each for each in several if isinstance(each, torch.Tensor)]  # the rest are edges of a graph
@@ -79,8 +95,14 @@ class Losses:
         if self.error is None:
             try:
                 self.graph.doors.entered(module, args, kwargs)
+                self.watch(True)
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
+
+    def watch(self, on: bool) -> None:
+        """Hear the calls of loss functions from now on, or no more."""
+        if self.on_watch is not None:
+            self.on_watch(on)
 
     def forward_ended(self) -> None:
         """The outermost forward ended, in an update whose graphs are walked: remember what the weights are."""
@@ -94,6 +116,7 @@ class Losses:
     def _fail(self, error: Exception) -> None:
         """An unheard-of kind of graph or tensor costs these checks, not the others."""
         self.error = error
+        self.watch(False)
         self.weights.forget()
         self.graph.doors.forget()
         if os.environ.get("LOOPKIT_RAISE"):
@@ -118,7 +141,48 @@ class Losses:
         }
         read.walked["repeats"] = self._repeats(roots, asked)
         read.changed = self.weights.changed(walk)
+        self._look_at_losses(read, walk, missed)
         self._sent.append(weakref.ref(root))
+
+    def _look_at_losses(self, read: RawLoss, walk: Walk, missed: dict[int, tuple[Missed, ...]]) -> None:
+        if self.blind is not None:
+            return
+        try:
+            read.nodes = lossfunctions.read(walk.losses, self.made.site_of, self.graph.is_hooked)
+            read.swapped = self.made.sent(walk.nodes)
+            read.unused = self._unused(missed)
+        except Exception as error:  # noqa: BLE001
+            self._be_blind(error)
+
+    def loss_made(self, kind: str, site: Site, args: tuple[Any, ...], result: Any) -> None:
+        """A loss function of torch returned, in an update whose graphs are walked."""
+        if self.blind is not None or not self.walking:
+            return
+        try:
+            if self.made.add(kind, site, args, result):
+                self.made.leads(kind, site, Walk([result]).leaves)
+        except Exception as error:  # noqa: BLE001
+            self._be_blind(error)
+
+    def _unused(self, missed: dict[int, tuple[Missed, ...]]) -> tuple[UnusedLoss, ...]:
+        """The losses that were made and never used, and what no gradient reaches without them."""
+        unused = self.made.unused()
+        names = {each.name: number for number, several in missed.items() for each in several} if unused else {}
+        spots = [spot for spot in self._models.modules() if spot.name in names] if names else []
+        inside = {spot.name: {id(each) for each in spot.module.parameters()} for spot in spots}
+        return tuple(
+            UnusedLoss(
+                kind, site, updates, tuple((names[name], name) for name, ids in inside.items() if ids & leaves)
+            )
+            for site, (kind, updates, leaves) in unused.items()
+        )
+
+    def _be_blind(self, error: Exception) -> None:
+        """An unheard-of kind of tensor costs these readings, not the others."""
+        self.blind = error
+        self.watch(False)
+        if os.environ.get("LOOPKIT_RAISE"):
+            raise error
 
     def _repeats(self, roots: list[torch.Tensor], asked: dict[str, Any]) -> int | None:
         """Which backward of this update had sent this loss, or a part of its sum, in the same ordinary way."""
@@ -139,7 +203,9 @@ class Losses:
         if seen == 1 and self._novel < _NOVEL:
             self._novel += 1
             self.walking = True
+        self.made.closed(walking=self.walking)
         if not self.walking:
+            self.watch(False)
             self.weights.forget()
         is_window = self.backwards + (not self.first) > 1
         self.wanted = self.first = self.walking or is_window

@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from loopkit.lossfunctions import RawNode
+from loopkit.lossfunctions import told as told_of_node
+from loopkit.lossmade import RawSwapped
+from loopkit.lossmade import told as told_of_swapped
 from loopkit.lossreading import LossReading, LossTerm
 from loopkit.padding import Doors
 from loopkit.padding import told as told_of_padding
@@ -26,6 +30,8 @@ from loopkit.unseen import unseen
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from loopkit.lossnodes import UnusedLoss
 
 Node = Any
 """`torch.autograd.graph.Node`, whose saved values differ from kind to kind."""
@@ -62,13 +68,16 @@ class RawTerm(NamedTuple):
 class RawLoss:
     """What was read of a loss, before anybody asked to know."""
 
-    __slots__ = ("changed", "outer", "scaled", "terms", "walked")
+    __slots__ = ("changed", "nodes", "outer", "scaled", "swapped", "terms", "unused", "walked")
 
     def __init__(self) -> None:
         self.outer: tuple[tuple[Any, bool], ...] = ()
         self.terms: tuple[RawTerm, ...] = ()
         self.scaled = False
         self.walked: dict[str, Any] = {}
+        self.nodes: tuple[RawNode, ...] = ()
+        self.swapped: tuple[RawSwapped, ...] = ()
+        self.unused: tuple[UnusedLoss, ...] = ()
         self.changed: list[tuple[int, Tensor]] = []  # which optimizer, and whether a sampled parameter of it was
 
 
@@ -168,7 +177,7 @@ class LossGraph:
             onward, saved = inputs[1], "_saved_self"
         else:
             onward, saved = inputs[0], "_saved_other"
-        if onward is None or (len(inputs) == 2 and None not in inputs) or self._is_hooked(node):
+        if onward is None or (len(inputs) == 2 and None not in inputs) or self.is_hooked(node):
             return None
         value: Any = None
         with suppress(RuntimeError):  # an earlier backward has freed it: this one is about to fail
@@ -206,7 +215,7 @@ class LossGraph:
         valid, total, padding = None, None, None
         if number is not None:
             reduction = ("none", "mean", "sum")[number] if number in (0, 1, 2) else ""
-            if kind.startswith("NllLoss") and not self._is_hooked(node):
+            if kind.startswith("NllLoss") and not self.is_hooked(node):
                 with suppress(RuntimeError):  # an earlier backward has freed it: this one is about to fail
                     total = node._saved_target.numel()
                     # With class weights this is the sum of weights, and no count.
@@ -220,7 +229,8 @@ class LossGraph:
                 reduction = ""
         return RawTerm(kind, reduction, constants, valid, total, padding)
 
-    def _is_hooked(self, node: Node) -> bool:
+    def is_hooked(self, node: Node) -> bool:
+        """Whether a node was made under saved-tensor hooks: to ask for what it saved would run them."""
         if not self.hooked and not self._opened:
             return False
         number = node._sequence_nr()
@@ -266,6 +276,9 @@ def told(raw: RawLoss) -> LossReading:
                 for term in raw.terms
             ),
             scaled=raw.scaled,
+            nodes=tuple(told_of_node(node) for node in raw.nodes),
+            swapped=told_of_swapped(raw.swapped),
+            unused=raw.unused,
             **walked,
         )
 

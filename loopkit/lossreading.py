@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loopkit.callsite import Site
+    from loopkit.lossnodes import LossNode, Swapped, UnusedLoss
     from loopkit.strays import Missed, Stray
 
 
@@ -106,6 +107,10 @@ class LossReading:
         retained: its graph was kept (`retain_graph`).
         double: a graph of the backward itself was asked for (`create_graph`).
         selective: it adds only to the tensors it was told to (`inputs`).
+        nodes: the loss functions in its graph.
+        swapped: calls of loss functions since the backward before that were given a target with a graph and a
+            prediction without one.
+        unused: losses made in this update that were never part of one that was sent backward.
     """
 
     factor: float
@@ -123,6 +128,9 @@ class LossReading:
     retained: bool = False
     double: bool = False
     selective: bool = False
+    nodes: tuple[LossNode, ...] = ()
+    swapped: tuple[Swapped, ...] = ()
+    unused: tuple[UnusedLoss, ...] = ()
 
     def shares(self) -> tuple[float | None, ...]:
         """The weight of each term's own mean in this loss; None where its reduction is not known, or a pure sum."""

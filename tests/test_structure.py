@@ -21,11 +21,26 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"asleep", "curvefit", "errors", "finding", "lossmean", "lossreading", "ranks", "schedule", "strays", "unseen"},
+    {
+        "asleep",
+        "curvefit",
+        "errors",
+        "finding",
+        "lossmean",
+        "lossnodes",
+        "lossreading",
+        "ranks",
+        "schedule",
+        "strays",
+        "unseen",
+    },
     {"course", "curvereading", "curvetags", "hookspecs", "update"},
     {"curvesigns", "habit", "manager", "silence", "windows"},
     {"curves", "parts", "rulebook"},
+    {"lossinputs"},
     {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature", "sources"},
+    {"lossmade", "spreading"},
+    {"lossfunctions"},
     {"curvelog", "curvereport", "holdings", "inputs", "lossgraph", "models", "row", "untouched"},
     {"looking"},
     {"ledger"},

@@ -1,3 +1,12 @@
 """Checks of the loss: what it is computed from, and how."""
 
-CHECKS: tuple[str, ...] = ("loopkit_plugins.checks.loss.pad_mask_wrong:PadMaskWrong",)
+CHECKS: tuple[str, ...] = (
+    "loopkit_plugins.checks.loss.double_softmax:DoubleSoftmax",
+    "loopkit_plugins.checks.loss.final_activation_before_loss:FinalActivationBeforeLoss",
+    "loopkit_plugins.checks.loss.loss_args_swapped:LossArgsSwapped",
+    "loopkit_plugins.checks.loss.loss_broadcast:LossBroadcast",
+    "loopkit_plugins.checks.loss.pad_mask_wrong:PadMaskWrong",
+    "loopkit_plugins.checks.loss.sigmoid_before_bce_logits:SigmoidBeforeBceLogits",
+    "loopkit_plugins.checks.loss.softmax_wrong_axis:SoftmaxWrongAxis",
+    "loopkit_plugins.checks.loss.unused_loss_term:UnusedLossTerm",
+)
