@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from loopkit.batching import batches as batches
     from loopkit.callsite import CallSites as CallSites
     from loopkit.callsite import Site as Site
+    from loopkit.criteriaheard import CriteriaHeard as CriteriaHeard
     from loopkit.curvelog import CurveLog as CurveLog
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from loopkit.lossreading import Reach as Reach
     from loopkit.metrics import log as log
     from loopkit.models import Models as Models
+    from loopkit.rehearsal import Rehearsal as Rehearsal
+    from loopkit.rehearsal import Take as Take
+    from loopkit.rehearsal import copied as copied
+    from loopkit.rehearsal import tensors as tensors
     from loopkit.run import Run as Run
     from loopkit.schedule import Epochs as Epochs
     from loopkit.schedule import ScheduleReading as ScheduleReading
@@ -65,6 +70,7 @@ _PLACES = {
     "batches": "batching",
     "CallSites": "callsite",
     "Site": "callsite",
+    "CriteriaHeard": "criteriaheard",
     "CurveLog": "curvelog",
     "CurveKind": "curvereading",
     "CurveReading": "curvereading",
@@ -85,6 +91,10 @@ _PLACES = {
     "Models": "models",
     "Missed": "strays",
     "Stray": "strays",
+    "Rehearsal": "rehearsal",
+    "Take": "rehearsal",
+    "copied": "rehearsal",
+    "tensors": "rehearsal",
     "Run": "run",
     "Silence": "silence",
     "Epochs": "schedule",
