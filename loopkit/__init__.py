@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
+    from loopkit.lineage import Line as Line
     from loopkit.logbook import History as History
     from loopkit.loop import Loop as Loop
     from loopkit.lossreading import LossReading as LossReading
@@ -87,6 +88,7 @@ _PLACES = {
     "Habit": "habit",
     "History": "logbook",
     "Ledger": "ledger",
+    "Line": "lineage",
     "Loop": "loop",
     "Models": "models",
     "Missed": "strays",
