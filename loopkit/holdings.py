@@ -127,6 +127,12 @@ class Owner:
         groups = getattr(optimizer, "param_groups", ())  # none yet while its constructor runs
         return list(chain.from_iterable(group["params"] for group in groups))
 
+    def rates(self) -> tuple[float, ...]:
+        """The learning rate of each group; none where one is a tensor, which is not read, or once it is gone."""
+        groups = getattr(self.optimizer(), "param_groups", ())
+        rates = [group.get("lr") for group in groups]
+        return tuple(map(float, rates)) if all(isinstance(rate, int | float) for rate in rates) else ()
+
     def moved(self, number: int) -> None:
         """A step was executed while autograd's sequence number was `number`: what has a gradient was moved by it."""
         column = self.column

@@ -109,6 +109,10 @@ class Ledger:
         """The optimizers that are alive."""
         return list(self.known.values())
 
+    def numbered(self, number: int) -> Owner | None:
+        """The optimizer of that number, if it is alive."""
+        return next((owner for owner in self.owners() if owner.number == number), None)
+
     # -- looking -----------------------------------------------------------------------------------------
 
     def look(self, owner: Owner, cause: Cause, mark: Mark | None = None, site: Site | None = None) -> None:

@@ -71,7 +71,7 @@ class Recorder(Phases):
         self._inputs = Inputs()
         self._loaders = Loaders()
         self.models = models
-        self._schedulers = Schedulers(ledger)
+        self.scheduling = Schedulers(ledger)
         self.schedulers_open = 0  # whose `step` may call that of others
         self._waiting = Waiting(ledger)
         self._clips = Clips(ledger)
@@ -85,7 +85,7 @@ class Recorder(Phases):
             self.close()
         self._trained = 0  # the `id` of an iterator may come again
         _, number, length = self._loaders.known(loader)
-        self._schedulers.epoch_began(number, length, loader)
+        self.scheduling.epoch_began(number, length, loader)
         if len(self._events) < LONGEST:
             self._events.append((EPOCH | bits_of(number), None, (number, length)))
 
@@ -324,7 +324,7 @@ class Recorder(Phases):
         if kwargs and not explicit:
             explicit = any(given is not None for given in kwargs.values())
         site = self.sites.here(SCHEDULER, brief=True)
-        raw = self._schedulers.advanced(scheduler, site, explicit, self.backwards)
+        raw = self.scheduling.advanced(scheduler, site, explicit, self.backwards)
         if self._prelude or not self._prelude_over:
             self._may_open(SCHEDULER, site)
         if len(self._events) < LONGEST:  # what `_note` does
@@ -334,11 +334,11 @@ class Recorder(Phases):
 
     def scheduler_made(self, scheduler: Any) -> None:
         """A scheduler was constructed."""
-        self._schedulers.made(scheduler, self.sites.here(_CONSTRUCTION, brief=True), self.backwards)
+        self.scheduling.made(scheduler, self.sites.here(_CONSTRUCTION, brief=True), self.backwards)
 
-    def schedules(self) -> list[SchedulerReading]:
-        """The last advance of each scheduler."""
-        return self._schedulers.lives(self.backwards)
+    def schedules(self, *, unused: bool = False) -> list[SchedulerReading]:
+        """The last advance of each scheduler; or those that never advanced."""
+        return self.scheduling.unused(self.backwards) if unused else self.scheduling.lives(self.backwards)
 
     def open_update(self) -> Update | None:
         """What happened since the last executed step, if anything did."""

@@ -149,6 +149,7 @@ class SchedulerReading:
         position: `last_epoch` after the advance; None where the scheduler has none.
         explicit: the caller gave the position (`step(epoch)`) or a metric.
         life: of this scheduler until now.
+        odd: its position is a tensor, which is not read.
     """
 
     scheduler: str
@@ -158,6 +159,7 @@ class SchedulerReading:
     position: float | None
     explicit: bool
     life: ScheduleReading
+    odd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
