@@ -149,6 +149,8 @@ class Recorder(Phases):
                 break
         losses = self.losses
         raw = losses.read(args, kwargs) if losses.wanted else None
+        if losses.levels.due <= self.history.updates:
+            losses.sample(args, kwargs, self.history.updates)
         losses.wanted = True  # a second backward of one update makes a window
         if len(self._events) < LONGEST:
             self._events.append((BACKWARD | site.bits, site, raw))

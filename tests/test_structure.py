@@ -26,7 +26,7 @@ LAYERS = [
     {"curvesigns", "habit", "manager", "silence", "windows"},
     {"curves", "parts", "rulebook"},
     {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature", "sources"},
-    {"curvelog", "curvereport", "feeds", "holdings", "inputs", "lossgraph", "models", "row", "untouched"},
+    {"curvelog", "curvereport", "feeds", "holdings", "inputs", "levels", "lossgraph", "models", "row", "untouched"},
     {"looking"},
     {"ledger"},
     {"reading", "graphwalk", "weights", "survey"},
