@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from loopkit.errors import PluginError as PluginError
     from loopkit.errors import StopTraining as StopTraining
     from loopkit.errors import UsageError as UsageError
+    from loopkit.feeds import Feed as Feed
     from loopkit.finding import Confidence as Confidence
     from loopkit.finding import Finding as Finding
     from loopkit.finding import Place as Place
@@ -80,6 +81,7 @@ _PLACES = {
     "PluginError": "errors",
     "StopTraining": "errors",
     "UsageError": "errors",
+    "Feed": "feeds",
     "Confidence": "finding",
     "Finding": "finding",
     "Place": "finding",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from loopkit.graphwalk import Walk
+from loopkit.levels import Levels
 from loopkit.ledger import Ledger
 from loopkit.lossgraph import LossGraph, Part, RawLoss
 from loopkit.models import Models
@@ -37,6 +38,7 @@ class Losses:
         error: why nothing is read any more, or None.
         walking: whether graphs are walked whole in this update.
         weights: what the parameters were when the last forward ended, while walking.
+        levels: losses of a few updates.
     """
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
@@ -46,6 +48,7 @@ class Losses:
         self.error: Exception | None = None
         self._ledger = ledger
         self.weights = Weights(ledger)
+        self.levels = Levels()
         self.survey = Survey(models, ledger)
         self._updates = 0
         self._novel = 0
@@ -73,6 +76,15 @@ class Losses:
         except Exception as error:  # noqa: BLE001
             self._fail(error)
             return None
+
+    def sample(self, args: tuple[Any, ...], kwargs: dict[str, Any], update: int) -> None:
+        """The loss of an update that is sampled is sent backward."""
+        if self.error is None:
+            try:
+                root = args[0] if args else kwargs.get("tensors")
+                self.levels.sample(root, update, self.graph, len(self._ledger.known))
+            except Exception as error:  # noqa: BLE001
+                self._fail(error)
 
     def forward_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The outermost module is called with gradients on, in an update whose graphs are walked."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from loopkit.feeds import Feeds
 from loopkit.ledger import Ledger
 from loopkit.record import Record
-from loopkit.signature import BACKWARD, FORWARD, STEP
+from loopkit.signature import BACKWARD, BATCH, EVALUATION, FORWARD, STEP
 from loopkit.sources import Sources
 
 if TYPE_CHECKING:
+    from loopkit.history import RawEvent
     from loopkit.models import Models
     from loopkit.signature import Signature
     from loopkit.update import Update
+
+BATCH_EVENT: RawEvent = (BATCH, None, None)
+_EVALUATION: RawEvent = (EVALUATION, None, None)
 
 
 class Phases(Record):
@@ -21,6 +26,7 @@ class Phases(Record):
 
     Attributes:
         sources: which loaders train.
+        feeds: passes over DataLoaders.
         tracks: whether `source` is kept: where loaders may have to end, or evaluations are inferred.
         source: `id` of the iterator that handed out the last batch.
         batches: handed out so far.
@@ -28,12 +34,14 @@ class Phases(Record):
         on_evaluation: called at each forward without gradients, with whether it begins an evaluation.
         on_output: called when a forward without gradients returned, with its arguments and output.
         on_training: called when an evaluation is over.
+        on_end: called with a DataLoader's iterator that had no batch.
     """
 
     def __init__(self, ledger: Ledger, models: Models, deliver: Callable[[Update, Signature], None]) -> None:
         super().__init__(ledger, models, deliver)
         self.ledger = ledger
         self.sources = Sources()
+        self.feeds = Feeds()
         self.tracks = False
         self.source = 0
         self.batches = 0
@@ -41,9 +49,11 @@ class Phases(Record):
         self.on_evaluation: Callable[[bool], None] | None = None
         self.on_training: Callable[[], None] | None = None
         self.on_output: Callable[[tuple[Any, ...], dict[str, Any], Any], None] | None = None
+        self.on_end: Callable[[Any], None] | None = None
         self._began_at = 0  # batches that had arrived when the evaluation began
         self._suspected = 0  # the number of a pass whose batches may be trained on after all
         self._trained = 0  # the source of the last batch that a backward followed
+        self._shown = 0  # of the last one that a forward without gradients followed
 
     def pass_began(self, iterator: object, loader: Any, line: tuple[Any, ...] = ()) -> None:
         """An iterator over a loader was made; `Sources.began` says what is asked for."""
@@ -79,6 +89,23 @@ class Phases(Record):
         """A backward came after a batch of another iterator than the last one did."""
         self._trained = self.source
         self.sources.learn(self.source)
+        self.feeds.trained(self.source)
+
+    def _evaluated(self) -> None:
+        """A forward without gradients: a whole evaluation is one event, whatever its length."""
+        if self.source != self._shown:
+            self._shown = self.source
+            self.feeds.evaluated(self.source)
+        events = self._events
+        if events and events[-1] is BATCH_EVENT:
+            events.pop()
+        if not events or events[-1] is not _EVALUATION:
+            events.append(_EVALUATION)
+
+    def no_batch(self, args: tuple[Any, ...], error: BaseException) -> None:
+        """An iterator was asked for a batch and had none, or failed."""
+        if self.on_end is not None and isinstance(error, StopIteration):
+            self.on_end(args[0])
 
     def _begins_evaluation(self) -> bool:
         """Whether a forward without gradients begins an evaluation.

@@ -16,16 +16,14 @@ from loopkit.loaders import Loaders
 from loopkit.models import Models
 from loopkit.opensteps import OpenStep
 from loopkit.pending import Waiting
-from loopkit.phases import Phases
+from loopkit.phases import BATCH_EVENT, Phases
 from loopkit.reading import read
 from loopkit.record import LONGEST
 from loopkit.schedulers import Schedulers, is_being_built
 from loopkit.signature import (
     BACKWARD,
-    BATCH,
     CLIP,
     EPOCH,
-    EVALUATION,
     FORWARD,
     SCHEDULER,
     SKIP,
@@ -43,9 +41,7 @@ if TYPE_CHECKING:
     from loopkit.update import SchedulerReading
 
 _CONSTRUCTION = -1  # for the cache of call sites; no event
-_BATCH: RawEvent = (BATCH, None, None)
 _FORWARD: RawEvent = (FORWARD, None, None)
-_EVALUATION: RawEvent = (EVALUATION, None, None)
 
 
 class Recorder(Phases):
@@ -83,7 +79,7 @@ class Recorder(Phases):
         """An iterator over a loader was made."""
         if self._stepped and not self._open.stack:
             self.close()
-        self._trained = 0  # the `id` of an iterator may come again
+        self._trained = self._shown = 0  # the `id` of an iterator may come again
         _, number, length = self._loaders.known(loader)
         self.scheduling.epoch_began(number, length, loader)
         if len(self._events) < LONGEST:
@@ -102,8 +98,8 @@ class Recorder(Phases):
                 self.training_goes_on()
             self.source = id(args[0])
         self.batches += 1
-        if not self._events or self._events[-1] is not _BATCH:
-            self._events.append(_BATCH)
+        if not self._events or self._events[-1] is not BATCH_EVENT:
+            self._events.append(BATCH_EVENT)
 
     def forward_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The outermost module was called."""
@@ -134,14 +130,6 @@ class Recorder(Phases):
         if self.losses.walking and torch.is_grad_enabled():
             self.losses.forward_ended()
 
-    def _evaluated(self) -> None:
-        """A forward without gradients: a whole evaluation is one event, whatever its length."""
-        events = self._events
-        if events and events[-1] is _BATCH:
-            events.pop()
-        if not events or events[-1] is not _EVALUATION:
-            events.append(_EVALUATION)
-
     # -- backward and gradients --------------------------------------------------------------------------
 
     def backward_began(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -161,6 +149,8 @@ class Recorder(Phases):
                 break
         losses = self.losses
         raw = losses.read(args, kwargs) if losses.wanted else None
+        if losses.levels.due <= self.history.updates:
+            losses.sample(args, kwargs, self.history.updates)
         losses.wanted = True  # a second backward of one update makes a window
         if len(self._events) < LONGEST:
             self._events.append((BACKWARD | site.bits, site, raw))

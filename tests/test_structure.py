@@ -26,7 +26,7 @@ LAYERS = [
     {"curvesigns", "habit", "manager", "silence", "windows"},
     {"curves", "parts", "rulebook"},
     {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature", "sources"},
-    {"curvelog", "curvereport", "holdings", "inputs", "lineage", "lossgraph", "models", "row", "untouched"},
+    {"curvelog", "curvereport", "feeds", "holdings", "inputs", "levels", "lineage", "lossgraph", "models", "row", "untouched"},
     {"looking", "rehearsal"},
     {"criteriaheard", "ledger"},
     {"graphwalk", "meant", "reading", "survey", "weights"},

@@ -2,7 +2,7 @@
 
 | torch call | event | file |
 |---|---|---|
-| iterating a `DataLoader` | `batch_loaded` | `loader.py` |
+| iterating a `DataLoader` | `batch_loaded`, `loader_started`, `loader_exhausted` | `loader.py` |
 | calling the outermost `Module` | `before_forward`, `after_forward` | `module.py` |
 | calling it without gradients | `evaluation_started`, `evaluation_finished` | `criterion.py` |
 | meanwhile, a `torch.nn.functional` loss, or the model's `.loss` | `metric_logged` | `criterion.py` |

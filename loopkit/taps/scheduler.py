@@ -53,7 +53,7 @@ def _began(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     run.recorder.schedulers_open += 1
 
 
-def _failed(run: Run) -> None:
+def _failed(run: Run, *_: object) -> None:
     run.recorder.schedulers_open = max(0, run.recorder.schedulers_open - 1)
 
 
