@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from loopkit.batching import batches as batches
     from loopkit.callsite import CallSites as CallSites
     from loopkit.callsite import Site as Site
+    from loopkit.criteria import Criteria as Criteria
+    from loopkit.criterionreading import BatchReading as BatchReading
+    from loopkit.criterionreading import CriterionReading as CriterionReading
+    from loopkit.criterionreading import DoorReading as DoorReading
+    from loopkit.criterionreading import NearReading as NearReading
+    from loopkit.criterionreading import Seen as Seen
     from loopkit.curvelog import CurveLog as CurveLog
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
@@ -65,6 +71,12 @@ _PLACES = {
     "batches": "batching",
     "CallSites": "callsite",
     "Site": "callsite",
+    "Criteria": "criteria",
+    "BatchReading": "criterionreading",
+    "CriterionReading": "criterionreading",
+    "DoorReading": "criterionreading",
+    "NearReading": "criterionreading",
+    "Seen": "criterionreading",
     "CurveLog": "curvelog",
     "CurveKind": "curvereading",
     "CurveReading": "curvereading",
