@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from loopkit.callsite import CallSites as CallSites
     from loopkit.callsite import Site as Site
     from loopkit.criteriaheard import CriteriaHeard as CriteriaHeard
+    from loopkit.criteria import Criteria as Criteria
+    from loopkit.criterionreading import BatchReading as BatchReading
+    from loopkit.criterionreading import CriterionReading as CriterionReading
+    from loopkit.criterionreading import DoorReading as DoorReading
+    from loopkit.criterionreading import NearReading as NearReading
+    from loopkit.criterionreading import Seen as Seen
     from loopkit.curvelog import CurveLog as CurveLog
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
@@ -73,6 +79,12 @@ _PLACES = {
     "CallSites": "callsite",
     "Site": "callsite",
     "CriteriaHeard": "criteriaheard",
+    "Criteria": "criteria",
+    "BatchReading": "criterionreading",
+    "CriterionReading": "criterionreading",
+    "DoorReading": "criterionreading",
+    "NearReading": "criterionreading",
+    "Seen": "criterionreading",
     "CurveLog": "curvelog",
     "CurveKind": "curvereading",
     "CurveReading": "curvereading",

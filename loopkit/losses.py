@@ -36,6 +36,7 @@ class Losses:
         graph: the instrument that reads.
         survey: compares what losses reach with what optimizers own.
         error: why nothing is read any more, or None.
+        on_walk: called with each walk.
         walking: whether graphs are walked whole in this update.
         weights: what the parameters were when the last forward ended, while walking.
         levels: losses of a few updates.
@@ -46,6 +47,7 @@ class Losses:
         self.walking = True
         self.wanted = self.first = True
         self.error: Exception | None = None
+        self.on_walk: Callable[[Walk], None] | None = None
         self._ledger = ledger
         self.weights = Weights(ledger)
         self.levels = Levels()
@@ -113,6 +115,8 @@ class Losses:
 
     def _walk(self, read: RawLoss, roots: list[torch.Tensor], asked: dict[str, Any]) -> None:
         walk = Walk(roots)
+        if self.on_walk is not None:
+            self.on_walk(walk)
         root = roots[0]
         strays, missed = self.survey.of(walk, self._updates)
         read.walked = {

@@ -35,6 +35,8 @@ class Phases(Record):
         on_output: called when a forward without gradients returned, with its arguments and output.
         on_training: called when an evaluation is over.
         on_end: called with a DataLoader's iterator that had no batch.
+        on_batch: called with each batch, in updates whose graphs are walked.
+        on_forward: called with each outermost module and its arguments, with gradients on, in those updates.
     """
 
     def __init__(self, ledger: Ledger, models: Models, deliver: Callable[[Update, Signature], None]) -> None:
@@ -50,6 +52,8 @@ class Phases(Record):
         self.on_training: Callable[[], None] | None = None
         self.on_output: Callable[[tuple[Any, ...], dict[str, Any], Any], None] | None = None
         self.on_end: Callable[[Any], None] | None = None
+        self.on_batch: Callable[[Any], None] | None = None
+        self.on_forward: Callable[[Any, tuple[Any, ...], dict[str, Any]], None] | None = None
         self._began_at = 0  # batches that had arrived when the evaluation began
         self._suspected = 0  # the number of a pass whose batches may be trained on after all
         self._trained = 0  # the source of the last batch that a backward followed
@@ -67,6 +71,12 @@ class Phases(Record):
             self.source = 0  # its last batch was not trained on
         if self.on_training is not None:
             self.on_training()
+
+    def _entered(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The outermost module is called with gradients on, in an update whose graphs are walked."""
+        self.losses.forward_began(module, args, kwargs)
+        if self.on_forward is not None:
+            self.on_forward(module, args, kwargs)
 
     def _was_training_step(self) -> bool:
         """Whether what seemed an evaluation was a teacher's forward on a batch that is now trained on.

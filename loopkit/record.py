@@ -39,6 +39,7 @@ class Record:
         self.steps = 0
         self.history = History()
         self.losses = Losses(ledger, models)
+        self.on_walking: Callable[[bool], None] | None = None  # called when an update closed: is the next one walked?
         self._deliver = deliver
         self._events: list[RawEvent] = []
         self._stepped = False
@@ -73,6 +74,8 @@ class Record:
         losses, updates = self.losses, self.history.updates
         if losses.backwards or seen == 1 or updates & (updates + 1) == 0:
             losses.closed(updates, seen)
+            if self.on_walking is not None:
+                self.on_walking(losses.walking)
         else:
             losses.wanted = losses.first = False
         if seen & (seen - 1) == 0:

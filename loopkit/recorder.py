@@ -85,11 +85,11 @@ class Recorder(Phases):
         if len(self._events) < LONGEST:
             self._events.append((EPOCH | bits_of(number), None, (number, length)))
 
-    def batch(self, args: tuple[Any, ...] = (), *_: object) -> None:
+    def batch(self, args: tuple[Any, ...] = (), *more: object) -> None:
         """A batch arrived.
 
         Args:
-            args: first of them, the iterator it came from.
+            args: first of them, the iterator it came from; last of what follows, the batch.
         """
         if self._stepped and not self._open.stack:
             self.close()
@@ -98,6 +98,8 @@ class Recorder(Phases):
                 self.training_goes_on()
             self.source = id(args[0])
         self.batches += 1
+        if self.on_batch is not None and more:
+            self.on_batch(more[-1])
         if not self._events or self._events[-1] is not BATCH_EVENT:
             self._events.append(BATCH_EVENT)
 
@@ -117,7 +119,7 @@ class Recorder(Phases):
             self.training_goes_on()
         self.forwards += 1
         if self.losses.walking:
-            self.losses.forward_began(module, args, kwargs)
+            self._entered(module, args, kwargs)
         ledger = self.ledger
         ledger.now.tick += 1
         ledger.last_forward = ledger.now.tick

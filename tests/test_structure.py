@@ -21,16 +21,16 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"asleep", "curvefit", "errors", "finding", "lossmean", "lossreading", "ranks", "schedule", "strays", "unseen"},
-    {"baseline", "config", "course", "curvereading", "curvetags", "hookspecs", "update"},
-    {"curvesigns", "habit", "manager", "silence", "windows"},
+    {"asleep", "criterionreading", "curvefit", "errors", "finding", "lossmean", "lossreading", "ranks", "schedule", "strays", "unseen"},
+    {"baseline", "config", "course", "curvereading", "curvetags", "hookspecs", "lossvalues", "update"},
+    {"curvesigns", "habit", "lossgiven", "manager", "silence", "windows"},
     {"curves", "parts", "rulebook"},
     {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature", "sources"},
     {"curvelog", "curvereport", "feeds", "holdings", "inputs", "levels", "lineage", "lossgraph", "models", "row", "untouched"},
-    {"looking", "rehearsal"},
+    {"looking", "modelshape", "rehearsal"},
     {"criteriaheard", "ledger"},
     {"graphwalk", "meant", "reading", "survey", "weights"},
-    {"clips", "loaders", "losses", "opensteps", "pending", "schedulers"},
+    {"clips", "criteria", "loaders", "losses", "opensteps", "pending", "schedulers"},
     {"history"},
     {"record"},
     {"phases"},

@@ -63,7 +63,7 @@ def _pass_began(run: Run, iterator: Any, loader: Any) -> None:
 
 
 def _loaded(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> None:
-    run.recorder.batch(args)
+    run.recorder.batch(args, batch)
     run.emit("batch_loaded", batch=batch, loader=run.recorder.sources.loader(args[0]))
 
 

@@ -6,3 +6,4 @@ CHECKS: tuple[str, ...] = (
     "loopkit_plugins.checks.data.loader_exhausted:LoaderExhausted",
     "loopkit_plugins.checks.data.sampler_epoch_not_set:SamplerEpochNotSet",
 )
+CHECKS: tuple[str, ...] = ("loopkit_plugins.checks.data.attention_mask_missing:AttentionMaskMissing",)
