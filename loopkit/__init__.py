@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from loopkit.finding import Finding as Finding
     from loopkit.finding import Place as Place
     from loopkit.finding import Severity as Severity
+    from loopkit.finiteness import BadLoss as BadLoss
+    from loopkit.finiteness import Finiteness as Finiteness
     from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
@@ -36,7 +38,12 @@ if TYPE_CHECKING:
     from loopkit.lossreading import Reach as Reach
     from loopkit.metrics import log as log
     from loopkit.models import Models as Models
+    from loopkit.moves import Move as Move
+    from loopkit.moves import Moves as Moves
+    from loopkit.moves import StepMoves as StepMoves
+    from loopkit.replay import Origin as Origin
     from loopkit.run import Run as Run
+    from loopkit.scaling import Scales as Scales
     from loopkit.schedule import Epochs as Epochs
     from loopkit.schedule import ScheduleReading as ScheduleReading
     from loopkit.schedule import Shape as Shape
@@ -52,6 +59,7 @@ if TYPE_CHECKING:
     from loopkit.update import Pending as Pending
     from loopkit.update import SchedulerReading as SchedulerReading
     from loopkit.update import StepReading as StepReading
+    from loopkit.update import UnscaleReading as UnscaleReading
     from loopkit.update import Update as Update
     from loopkit.update import Wipe as Wipe
     from loopkit.watching import current_run as current_run
@@ -77,6 +85,8 @@ _PLACES = {
     "Finding": "finding",
     "Place": "finding",
     "Severity": "finding",
+    "BadLoss": "finiteness",
+    "Finiteness": "finiteness",
     "hookimpl": "hookspecs",
     "Habit": "habit",
     "History": "logbook",
@@ -84,8 +94,13 @@ _PLACES = {
     "Loop": "loop",
     "Models": "models",
     "Missed": "strays",
+    "Move": "moves",
+    "Moves": "moves",
+    "StepMoves": "moves",
     "Stray": "strays",
+    "Origin": "replay",
     "Run": "run",
+    "Scales": "scaling",
     "Silence": "silence",
     "Epochs": "schedule",
     "ScheduleReading": "schedule",
@@ -103,6 +118,7 @@ _PLACES = {
     "Reach": "lossreading",
     "SchedulerReading": "update",
     "StepReading": "update",
+    "UnscaleReading": "update",
     "Update": "update",
     "Wipe": "update",
     "current_run": "watching",
