@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from loopkit.finding import Finding as Finding
     from loopkit.finding import Place as Place
     from loopkit.finding import Severity as Severity
+    from loopkit.finiteness import BadLoss as BadLoss
+    from loopkit.finiteness import Finiteness as Finiteness
     from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
@@ -49,7 +51,12 @@ if TYPE_CHECKING:
     from loopkit.rehearsal import Take as Take
     from loopkit.rehearsal import copied as copied
     from loopkit.rehearsal import tensors as tensors
+    from loopkit.moves import Move as Move
+    from loopkit.moves import Moves as Moves
+    from loopkit.moves import StepMoves as StepMoves
+    from loopkit.replay import Origin as Origin
     from loopkit.run import Run as Run
+    from loopkit.scaling import Scales as Scales
     from loopkit.schedule import Epochs as Epochs
     from loopkit.schedule import ScheduleReading as ScheduleReading
     from loopkit.schedule import Shape as Shape
@@ -65,6 +72,7 @@ if TYPE_CHECKING:
     from loopkit.update import Pending as Pending
     from loopkit.update import SchedulerReading as SchedulerReading
     from loopkit.update import StepReading as StepReading
+    from loopkit.update import UnscaleReading as UnscaleReading
     from loopkit.update import Update as Update
     from loopkit.update import Wipe as Wipe
     from loopkit.watching import current_run as current_run
@@ -98,6 +106,8 @@ _PLACES = {
     "Finding": "finding",
     "Place": "finding",
     "Severity": "finding",
+    "BadLoss": "finiteness",
+    "Finiteness": "finiteness",
     "hookimpl": "hookspecs",
     "Habit": "habit",
     "History": "logbook",
@@ -106,12 +116,17 @@ _PLACES = {
     "Loop": "loop",
     "Models": "models",
     "Missed": "strays",
+    "Move": "moves",
+    "Moves": "moves",
+    "StepMoves": "moves",
     "Stray": "strays",
     "Rehearsal": "rehearsal",
     "Take": "rehearsal",
     "copied": "rehearsal",
     "tensors": "rehearsal",
+    "Origin": "replay",
     "Run": "run",
+    "Scales": "scaling",
     "Silence": "silence",
     "Epochs": "schedule",
     "ScheduleReading": "schedule",
@@ -129,6 +144,7 @@ _PLACES = {
     "Reach": "lossreading",
     "SchedulerReading": "update",
     "StepReading": "update",
+    "UnscaleReading": "update",
     "Update": "update",
     "Wipe": "update",
     "current_run": "watching",

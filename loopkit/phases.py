@@ -12,6 +12,8 @@ from loopkit.signature import BACKWARD, BATCH, EVALUATION, FORWARD, STEP
 from loopkit.sources import Sources
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from loopkit.history import RawEvent
     from loopkit.models import Models
     from loopkit.signature import Signature
@@ -88,6 +90,10 @@ class Phases(Record):
         number = self.sources.number_from(self.source)
         again, self._suspected = number == self._suspected, number
         return again or not self.ledger.last_batch()
+
+    def steps_of(self, optimizer: Optimizer) -> int:
+        """Steps this optimizer has executed in this run."""
+        return self.ledger.owner(optimizer).steps
 
     def finish(self) -> None:
         """The run ends, and with it an evaluation."""

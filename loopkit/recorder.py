@@ -19,6 +19,7 @@ from loopkit.pending import Waiting
 from loopkit.phases import BATCH_EVENT, Phases
 from loopkit.reading import read
 from loopkit.record import LONGEST
+from loopkit.scaling import unscaled_by
 from loopkit.schedulers import Schedulers, is_being_built
 from loopkit.signature import (
     BACKWARD,
@@ -154,8 +155,9 @@ class Recorder(Phases):
         if losses.levels.due <= self.history.updates:
             losses.sample(args, kwargs, self.history.updates)
         losses.wanted = True  # a second backward of one update makes a window
+        code = BACKWARD | site.bits | losses.finite.sent(args, site, self.steps, self.batches, losses.walking)
         if len(self._events) < LONGEST:
-            self._events.append((BACKWARD | site.bits, site, raw))
+            self._events.append((code, site, raw))
         else:
             self._truncated = True
         self._prelude_over = True
@@ -224,11 +226,12 @@ class Recorder(Phases):
             raw, shape = self._clips.read(site, parameters, limit, norm, versions)
         self._note(CLIP | shape << 12 | site.bits, site, raw)
 
-    def unscaled(self, optimizer: Optimizer) -> None:
+    def unscaled(self, optimizer: Optimizer, scaler: Any) -> None:
         """A GradScaler unscaled one optimizer's gradients in place."""
-        self.ledger.excuse([self.ledger.owner(optimizer)])
+        owner = self.ledger.owner(optimizer)
+        self.ledger.excuse([owner])
         site = self.sites.here(UNSCALE, brief=True)
-        self._note(UNSCALE | site.bits, site)
+        self._note(UNSCALE | owner.bits | site.bits, site, unscaled_by(scaler, owner))
 
     # -- steps -------------------------------------------------------------------------------------------
 
@@ -267,7 +270,7 @@ class Recorder(Phases):
             return False
         owner = step.owner
         if self.losses.walking:
-            self.losses.weights.stepped(owner)
+            self.losses.stepped(owner)
         if step.wraps:
             self.ledger.consume(owner, step.site)
             return False
@@ -291,10 +294,7 @@ class Recorder(Phases):
         site = self.sites.here(SKIP, brief=True)
         self.ledger.consume(owner, site, executed=False)
         self._note(SKIP | owner.bits | site.bits, site)
-
-    def steps_of(self, optimizer: Optimizer) -> int:
-        """Steps this optimizer has executed in this run."""
-        return self.ledger.owner(optimizer).steps
+        self.losses.finite.skipped()
 
     def _happened(self) -> int:
         return self.forwards + self.evaluations + self.backwards + self.clears

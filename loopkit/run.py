@@ -66,6 +66,7 @@ class Run(Ending):
         self._others: list[Part] = []
         instruments = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
         self.recorder = Recorder(*instruments, self._judge)
+        self._instruments |= self.recorder.losses.instruments()
         self.history = self.recorder.history
         manager.when_one_fails(self._plugin_failed)
 
