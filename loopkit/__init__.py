@@ -35,7 +35,13 @@ if TYPE_CHECKING:
     from loopkit.lossreading import Padding as Padding
     from loopkit.lossreading import Reach as Reach
     from loopkit.metrics import log as log
+    from loopkit.modereading import Draw as Draw
+    from loopkit.modereading import ForwardReading as ForwardReading
+    from loopkit.modereading import FrozenNorm as FrozenNorm
+    from loopkit.modereading import ModeChange as ModeChange
+    from loopkit.modereading import TrainReading as TrainReading
     from loopkit.models import Models as Models
+    from loopkit.modes import Modes as Modes
     from loopkit.run import Run as Run
     from loopkit.schedule import Epochs as Epochs
     from loopkit.schedule import ScheduleReading as ScheduleReading
@@ -82,7 +88,13 @@ _PLACES = {
     "History": "logbook",
     "Ledger": "ledger",
     "Loop": "loop",
+    "Draw": "modereading",
+    "ForwardReading": "modereading",
+    "FrozenNorm": "modereading",
+    "ModeChange": "modereading",
+    "TrainReading": "modereading",
     "Models": "models",
+    "Modes": "modes",
     "Missed": "strays",
     "Stray": "strays",
     "Run": "run",

@@ -13,6 +13,7 @@ from loopkit.graphwalk import Walk
 from loopkit.ledger import Ledger
 from loopkit.lossgraph import LossGraph, Part, RawLoss
 from loopkit.models import Models
+from loopkit.modes import Modes
 from loopkit.survey import Survey
 from loopkit.weights import Weights
 
@@ -37,6 +38,7 @@ class Losses:
         error: why nothing is read any more, or None.
         walking: whether graphs are walked whole in this update.
         weights: what the parameters were when the last forward ended, while walking.
+        modes: which modules were in training mode, and which in evaluation mode.
     """
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
@@ -46,6 +48,7 @@ class Losses:
         self.error: Exception | None = None
         self._ledger = ledger
         self.weights = Weights(ledger)
+        self.modes = Modes(ledger)
         self.survey = Survey(models, ledger)
         self._updates = 0
         self._novel = 0
@@ -79,6 +82,7 @@ class Losses:
         if self.error is None:
             try:
                 self.graph.doors.entered(module, args, kwargs)
+                self.modes.trains(module)
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
 
@@ -119,6 +123,7 @@ class Losses:
         read.walked["repeats"] = self._repeats(roots, asked)
         read.changed = self.weights.changed(walk)
         self._sent.append(weakref.ref(root))
+        self.modes.sent(walk)
 
     def _repeats(self, roots: list[torch.Tensor], asked: dict[str, Any]) -> int | None:
         """Which backward of this update had sent this loss, or a part of its sum, in the same ordinary way."""
@@ -148,6 +153,7 @@ class Losses:
         self._parts.clear()
         self.graph.forget_hooked()
         self.graph.doors.forget()
+        self.modes.update_closed()
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from loopkit.signature import BACKWARD, FORWARD, STEP
 from loopkit.sources import Sources
 
 if TYPE_CHECKING:
+    import torch
+
     from loopkit.models import Models
     from loopkit.signature import Signature
     from loopkit.update import Update
@@ -25,6 +27,7 @@ class Phases(Record):
         source: `id` of the iterator that handed out the last batch.
         batches: handed out so far.
         evaluating: an evaluation has begun and training has not gone on.
+        listening: `Modes` looks at the forward that runs, and is to be told when it ends.
         on_evaluation: called at each forward without gradients, with whether it begins an evaluation.
         on_output: called when a forward without gradients returned, with its arguments and output.
         on_training: called when an evaluation is over.
@@ -38,6 +41,7 @@ class Phases(Record):
         self.source = 0
         self.batches = 0
         self.evaluating = False
+        self.listening = False
         self.on_evaluation: Callable[[bool], None] | None = None
         self.on_training: Callable[[], None] | None = None
         self.on_output: Callable[[tuple[Any, ...], dict[str, Any], Any], None] | None = None
@@ -50,6 +54,18 @@ class Phases(Record):
         if self.evaluating and self.sources.trains_on(loader, line):
             self.training_goes_on()
         self.sources.began(iterator, loader, line)
+
+    def forward_without_gradients(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        """The outermost module was called with gradients off."""
+        if self.on_evaluation is not None:
+            self.on_evaluation(self._begins_evaluation())
+        modes = self.losses.modes
+        self.listening = modes.ears is not None and modes.began(module, args)
+
+    def look_ended(self) -> None:
+        """The forward that `Modes` looks at returned, or raised."""
+        self.listening = False
+        self.losses.modes.ended()
 
     def training_goes_on(self) -> None:
         """There was an evaluation, and it is over."""

@@ -21,15 +21,15 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"asleep", "curvefit", "errors", "finding", "lossmean", "lossreading", "ranks", "schedule", "strays", "unseen"},
+    {"asleep", "curvefit", "errors", "finding", "lossmean", "lossreading", "modal", "modereading", "ranks", "schedule", "strays", "unseen"},
     {"course", "curvereading", "curvetags", "hookspecs", "update"},
     {"curvesigns", "habit", "manager", "silence", "windows"},
     {"curves", "parts", "rulebook"},
     {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature", "sources"},
-    {"curvelog", "curvereport", "holdings", "inputs", "lossgraph", "models", "row", "untouched"},
+    {"curvelog", "curvereport", "holdings", "inputs", "lossgraph", "models", "norms", "row", "untouched"},
     {"looking"},
     {"ledger"},
-    {"reading", "graphwalk", "weights", "survey"},
+    {"reading", "graphwalk", "modes", "weights", "survey"},
     {"opensteps", "schedulers", "loaders", "losses", "pending", "clips"},
     {"history"},
     {"record"},

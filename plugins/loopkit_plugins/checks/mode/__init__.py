@@ -1,3 +1,3 @@
 """Checks of training and evaluation mode."""
 
-CHECKS: tuple[str, ...] = ()
+CHECKS: tuple[str, ...] = ("loopkit_plugins.checks.mode.eval_in_train_mode:EvalInTrainMode",)
