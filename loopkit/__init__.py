@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from loopkit.lossreading import Padding as Padding
     from loopkit.lossreading import Reach as Reach
     from loopkit.metrics import log as log
+    from loopkit.models import Models as Models
     from loopkit.modereading import Draw as Draw
     from loopkit.modereading import ForwardReading as ForwardReading
     from loopkit.modereading import FrozenNorm as FrozenNorm
     from loopkit.modereading import ModeChange as ModeChange
     from loopkit.modereading import TrainReading as TrainReading
-    from loopkit.models import Models as Models
     from loopkit.modes import Modes as Modes
     from loopkit.run import Run as Run
     from loopkit.schedule import Epochs as Epochs

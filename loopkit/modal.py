@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -12,6 +13,12 @@ from torch.nn.modules.dropout import _DropoutNd
 def is_norm(module: nn.Module) -> bool:
     """A batch normalisation that keeps running statistics and moves them."""
     return isinstance(module, _BatchNorm) and module.running_mean is not None and module.momentum != 0
+
+
+def batches_seen(norm: nn.Module) -> int:
+    """A number that grows with each batch that a normalisation takes in: no device is asked."""
+    count = getattr(norm, "num_batches_tracked", None)  # the kernel that moves the mean may leave its version alone
+    return count._version if isinstance(count, torch.Tensor) and not count.is_inference() else 0
 
 
 def is_modal(module: nn.Module) -> bool:

@@ -72,7 +72,7 @@ class ForwardReading:
         told: it was put into training mode since the last backward, other than to end an evaluation; or before, by
             name: `ever_told`.
         moved: of the awake layers, those whose running statistics the call changed.
-        recalibrates: some of those average over all batches (a momentum of None), as when statistics are computed anew.
+        recalibrates: some of those average over all batches (a momentum of None): statistics are computed anew.
         draws: dropouts executed inside.
         calls: in this row, so far.
         batches: that these calls were of, as far as they are told apart by loader or object.

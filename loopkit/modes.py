@@ -15,19 +15,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
-from loopkit.modal import is_norm, modal, trainable
-from loopkit.modereading import Draw, ForwardReading, FrozenNorm, ModeChange, TrainReading
+from loopkit.modal import batches_seen, is_norm, modal, trainable
 from loopkit.models import unwrapped
+from loopkit.modereading import Draw, ForwardReading, FrozenNorm, ModeChange, TrainReading
 from loopkit.norms import Norms, is_blank, sizes
 from loopkit.untouched import Untouched
 
 if TYPE_CHECKING:
-    from loopkit.callsite import CallSites, Site
+    from loopkit.callsite import Site
     from loopkit.graphwalk import Walk
     from loopkit.ledger import Ledger
     from loopkit.recorder import Recorder
 
-_FORWARD, _TRAINING, _CHANGE, _BACKWARD = 17, 18, 19, 20  # for the cache of call sites; events of an update have smaller numbers
+_FORWARD, _TRAINING, _CHANGE, _BACKWARD = (
+    17,
+    18,
+    19,
+    20,
+)  # for the cache of call sites; events of an update have smaller numbers
 _KEPT = 256
 """Readings kept for the checks to ask for."""
 _LOOKED_AT = 2
@@ -47,7 +52,7 @@ class Ears(Protocol):
 
 
 class _Row:
-    """A row of forwards of one module without gradients, with no backward in between; and how many rows there were."""
+    """Forwards of one module without gradients and with no backward in between; and how many such rows there were."""
 
     __slots__ = ("backwards", "batches", "calls", "given", "looks", "module", "reading", "rows", "since", "steps")
 
@@ -148,7 +153,7 @@ class Modes:
         reading = row.reading
         if reading is None:
             return
-        moved = [(name, norm) for name, (norm, version) in versions.items() if _version(norm) != version]
+        moved = [(name, norm) for name, (norm, version) in versions.items() if batches_seen(norm) != version]
         reading.moved = (*reading.moved, *(name for name, _ in moved if name not in reading.moved))
         reading.recalibrates |= any(getattr(norm, "momentum", 0) is None for _, norm in moved)
         reading.draws += draws
@@ -222,9 +227,8 @@ class Modes:
         if not reading.awake and not reading.draws:
             return
         given = _tensor(args)
-        if row.given is not None and given is not None and row.given() is given:
-            reading.repeated = True
-        elif recorder.batches == row.batches and recorder.source and reading.fresh:
+        same = row.given is not None and given is not None and row.given() is given
+        if same or (recorder.batches == row.batches and recorder.source and reading.fresh):
             reading.repeated = True
         else:
             reading.batches += 1
@@ -242,7 +246,7 @@ class Modes:
             row.reading = self._read(root, row, tuple(name for name, _ in awake), recorder)
             self._forwards.append(row.reading)
             self._remember(row, _tensor(args), recorder)
-        versions = {name: (layer, _version(layer)) for name, layer in awake if is_norm(layer)}
+        versions = {name: (layer, batches_seen(layer)) for name, layer in awake if is_norm(layer)}
         self._open = row, versions
         self.ears.open()
 
@@ -331,8 +335,3 @@ def _holds(module: nn.Module, inner: nn.Module) -> bool:
 
 def _tensor(args: tuple[Any, ...]) -> torch.Tensor | None:
     return next((each for each in args if isinstance(each, torch.Tensor)), None)
-
-
-def _version(layer: nn.Module) -> int:
-    mean = getattr(layer, "running_mean", None)
-    return mean._version if isinstance(mean, torch.Tensor) and not mean.is_inference() else 0

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from loopkit.modal import is_norm
+from loopkit.modal import batches_seen, is_norm
 from loopkit.modereading import FrozenNorm
 from loopkit.unseen import unseen
 
@@ -56,7 +56,7 @@ class _Norm:
         self.name = name
         self.steps = steps
         self.looks = 1
-        self.version = layer.running_mean._version
+        self.version = batches_seen(layer)
         with unseen(), torch.no_grad():
             self.mean, self.variance = layer.running_mean.detach().clone(), layer.running_var.detach().clone()
 
@@ -69,7 +69,7 @@ class _Norm:
         shift = ((layer.running_mean - self.mean).abs() / spread.sqrt()).median()
         ratio = (layer.running_var.clamp(min=1e-12) / spread).log().abs().median().exp()
         trained = (self.mean != 0).any() | (self.variance != 1).any()
-        return layer.running_mean._version != self.version, torch.stack([shift, ratio, trained.to(shift.dtype)])
+        return batches_seen(layer) != self.version, torch.stack([shift, ratio, trained.to(shift.dtype)])
 
 
 class Norms:

@@ -21,8 +21,21 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"asleep", "curvefit", "errors", "finding", "lossmean", "lossreading", "modal", "modereading", "ranks", "schedule", "strays", "unseen"},
-    {"course", "curvereading", "curvetags", "hookspecs", "update"},
+    {
+        "asleep",
+        "curvefit",
+        "errors",
+        "finding",
+        "lossmean",
+        "lossreading",
+        "modal",
+        "modereading",
+        "ranks",
+        "schedule",
+        "strays",
+        "unseen",
+    },
+    {"baseline", "config", "course", "curvereading", "curvetags", "hookspecs", "update"},
     {"curvesigns", "habit", "manager", "silence", "windows"},
     {"curves", "parts", "rulebook"},
     {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature", "sources"},
@@ -43,6 +56,7 @@ LAYERS = [
     {"batching", "script", "joining", "metrics", "logbook", "targets", "chance", "placing", "rates", "states"},
     {"passes", "objective", "tally", "session"},
     {"loop"},
+    {"running"},
     {"cli"},
     {"__main__"},
 ]

@@ -25,6 +25,7 @@ _INNER = ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"
 _MOST = 64
 """Draws kept of a forward."""
 _ABSENT = object()
+_Rate = Callable[[tuple[Any, ...], dict[str, Any]], float]
 
 
 class Ears:
@@ -64,14 +65,12 @@ class Ears:
 
     undo = close
 
-    def _wrap(self, owner: Any, name: str, kind: str, p_of: Callable[[tuple[Any, ...], dict[str, Any]], float]) -> None:
+    def _wrap(self, owner: Any, name: str, kind: str, p_of: _Rate) -> None:
         original = getattr(owner, name)
         self._before.append((owner, name, vars(owner).get(name, _ABSENT)))
         setattr(owner, name, self._around(original, kind, p_of))
 
-    def _around(
-        self, original: Any, kind: str, p_of: Callable[[tuple[Any, ...], dict[str, Any]], float]
-    ) -> Callable[..., Any]:
+    def _around(self, original: Any, kind: str, p_of: _Rate) -> Callable[..., Any]:
         @functools.wraps(original)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             run = self._run

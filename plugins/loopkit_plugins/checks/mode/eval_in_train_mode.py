@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 from loopkit import Confidence, Finding, ForwardReading, Modes, Place, Run, Severity, hookimpl
 
-_WORDS = re.compile(r"(?:^|[^a-z])(val|valid|validate|validation|eval|evaluate|evaluation|test|dev|holdout)(?:$|[^a-z])")
+_WORDS = re.compile(
+    r"(?:^|[^a-z])(val|valid|validate|validation|eval|evaluate|evaluation|test|dev|holdout)(?:$|[^a-z])"
+)
 _APART = 4
 """Steps between two evaluations: what comes more often may belong to the training step."""
 
@@ -86,8 +88,8 @@ class EvalInTrainMode:
             confidence=Confidence.PROOF if proven else Confidence.HEURISTIC,
             place=reading.site.place,
             subject=reading.model,
-            seen=f"{reading.model} was evaluated in training mode, after {reading.steps} steps: {_in_words(reading)}; "
-            f"{_KNOWN[why]}",
+            seen=f"{reading.model} was evaluated in training mode, after {reading.steps} steps: "
+            f"{_in_words(reading)}; {_KNOWN[why]}",
             why="the numbers are not those of the model that is kept: dropout thins it out, and batch normalisation "
             "uses, and learns from, the batch it is tested on; no_grad() changes no mode",
             remedy="call model.eval() before the evaluation and model.train() after it",
