@@ -48,7 +48,7 @@ class Losses:
         self.error: Exception | None = None
         self._ledger = ledger
         self.weights = Weights(ledger)
-        self.modes = Modes(ledger)
+        self.modes = Modes()
         self.survey = Survey(models, ledger)
         self._updates = 0
         self._novel = 0

@@ -28,7 +28,7 @@ def is_modal(module: nn.Module) -> bool:
     if isinstance(module, nn.RNNBase):
         return module.dropout > 0 and module.num_layers > 1
     if isinstance(module, nn.MultiheadAttention):
-        return module.dropout > 0
+        return float(module.dropout) > 0
     return is_norm(module) or (isinstance(module, nn.RReLU) and module.lower != module.upper)
 
 

@@ -24,7 +24,6 @@ from loopkit.untouched import Untouched
 if TYPE_CHECKING:
     from loopkit.callsite import Site
     from loopkit.graphwalk import Walk
-    from loopkit.ledger import Ledger
     from loopkit.recorder import Recorder
 
 _FORWARD, _TRAINING, _CHANGE, _BACKWARD = (
@@ -74,11 +73,10 @@ class Modes:
         error: why nothing is looked at any more, or None.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self) -> None:
         self.ears: Ears | None = None
         self.recorder: Recorder | None = None
         self.error: Exception | None = None
-        self._ledger = ledger
         self._changes: dict[int, ModeChange] = {}
         self._fresh_changes: list[ModeChange] = []  # nothing was done yet in the mode
         self._rows: dict[int, _Row] = {}
@@ -188,13 +186,13 @@ class Modes:
     def _began(self, root: nn.Module, args: tuple[Any, ...], recorder: Recorder) -> bool:
         self.ended()
         row = self._row(root)
-        if row.backwards != recorder.backwards:
+        switched = bool(self._fresh_changes) and self._resolve(root, "evaluated")
+        if switched or row.backwards != recorder.backwards:
+            if row.backwards != recorder.backwards:
+                row.since, row.steps = recorder.steps - row.steps, recorder.steps
             row.backwards, row.calls, row.reading, row.given = recorder.backwards, 0, None, None
             row.rows += 1
-            row.since, row.steps = recorder.steps - row.steps, recorder.steps
         row.calls += 1
-        if self._fresh_changes:
-            self._resolve(root, "evaluated")
         if row.reading is not None:
             self._compare(row, args, recorder)
         if row.calls > _LOOKED_AT or row.rows & (row.rows - 1):
@@ -211,14 +209,17 @@ class Modes:
             row = self._rows[id(root)] = _Row(root)
         return row
 
-    def _resolve(self, root: nn.Module, what: str) -> None:
-        """Something was done with a module: note it with the changes that had put it in its mode."""
+    def _resolve(self, root: nn.Module, what: str) -> bool:
+        """Something was done with a module: note it with the changes that had put it in its mode, if there are any."""
+        found = False
         for change in list(self._fresh_changes):
             module = change.module()
             if module is None or _holds(module, root):
                 self._fresh_changes.remove(change)
                 # A backward may have come that was not walked.
                 change.first = "trained" if self._recorder().backwards > change.backwards else what
+                found = True
+        return found
 
     def _compare(self, row: _Row, args: tuple[Any, ...], recorder: Recorder) -> None:
         reading = row.reading
@@ -251,9 +252,9 @@ class Modes:
         self.ears.open()
 
     def _read(self, root: nn.Module, row: _Row, awake: tuple[str, ...], recorder: Recorder) -> ForwardReading:
-        owned = {id(each) for owner in self._ledger.owners() for each in owner.parameters()}
+        owned = {id(each) for owner in self._recorder().ledger.owners() for each in owner.parameters()}
         parameters = list(root.parameters())
-        is_owned = any(id(each) in owned or id(each) in self._ledger.once_owned for each in parameters)
+        is_owned = any(id(each) in owned or id(each) in self._recorder().ledger.once_owned for each in parameters)
         change = self._change_of(root)
         self._numbers += 1
         return ForwardReading(
@@ -266,11 +267,11 @@ class Modes:
             static=not is_owned and bool(awake) and self._is_static(parameters, recorder),
             looks=row.looks,
             owned=is_owned,
-            optimizers=len(self._ledger.owners()),
+            optimizers=len(self._recorder().ledger.owners()),
             steps=recorder.steps,
             since=row.since,
             backwards=row.backwards,
-            fresh=recorder.batches > self._ledger.last_batch(),
+            fresh=recorder.batches > self._recorder().ledger.last_batch(),
             loader=recorder.sources.key(recorder.source) if recorder.source else (),
             told=change is not None
             and change.training
@@ -297,7 +298,7 @@ class Modes:
         recorder = self._recorder()
         layers = list(trainable(root))
         asleep = [(name, layer) for name, layer in layers if not layer.training]
-        owned = {id(each) for owner in self._ledger.owners() for each in owner.parameters()}
+        owned = {id(each) for owner in self._recorder().ledger.owners() for each in owner.parameters()}
         self._numbers += 1
         self._trainings.append(
             TrainReading(

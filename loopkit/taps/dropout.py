@@ -81,7 +81,8 @@ class Ears:
         # By these marks Dynamo passes by the wrapper, and compiles what it is put around.
         wrapper.__dict__["__script_if_tracing_wrapper"] = True
         wrapper.__dict__["__original_fn"] = original
-        return opaque(wrapper, callees=False)
+        opaque(wrapper, callees=False)
+        return wrapper
 
     def _drew(self, kind: str, p: float) -> None:
         if p > 0 and len(self._heard) < _MOST:

@@ -55,6 +55,7 @@ class EvalInTrainMode:
 
     def __init__(self) -> None:
         self._last = 0
+        self._waiting: list[ForwardReading] = []
 
     @hookimpl
     def mode_changed(self) -> None:
@@ -72,12 +73,13 @@ class EvalInTrainMode:
 
     def _judge(self, run: Run, *, final: bool) -> Iterator[Finding]:
         modes = run.instrument(Modes)
-        for reading in modes.forwards(self._last, final=final):
-            self._last = max(self._last, reading.number)
-            if not _is_active(reading) or modes.trains_on(reading):
-                continue
-            why = _evidence_for(reading, run)
-            if why:
+        new = modes.forwards(self._last, final=final)
+        self._last = max([self._last, *(each.number for each in new)])
+        waiting, self._waiting = self._waiting + [each for each in new if _is_active(each)], []
+        for reading in waiting:
+            if reading.calls == 1 and run.steps - reading.steps < _APART and not final:
+                self._waiting.append(reading)  # perhaps its loader begins to train with this batch
+            elif not modes.trains_on(reading) and (why := _evidence_for(reading, run)):
                 yield self._finding(reading, why)
 
     def _finding(self, reading: ForwardReading, why: str) -> Finding:
