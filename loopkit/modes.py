@@ -247,6 +247,7 @@ class Modes:
             row.reading = self._read(root, row, tuple(name for name, _ in awake), recorder)
             self._forwards.append(row.reading)
             self._remember(row, _tensor(args), recorder)
+        row.reading.still = row.reading.still and not any(each.training for each in root.modules())
         versions = {name: (layer, batches_seen(layer)) for name, layer in awake if is_norm(layer)}
         self._open = row, versions
         self.ears.open()
@@ -262,7 +263,7 @@ class Modes:
             model=type(root).__name__,
             site=recorder.sites.here(_FORWARD),
             training=root.training,
-            still=not any(each.training for each in root.modules()),
+            still=True,
             awake=awake,
             static=not is_owned and bool(awake) and self._is_static(parameters, recorder),
             looks=row.looks,
