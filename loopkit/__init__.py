@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from loopkit.batching import batches as batches
     from loopkit.callsite import CallSites as CallSites
     from loopkit.callsite import Site as Site
-    from loopkit.criteriaheard import CriteriaHeard as CriteriaHeard
     from loopkit.criteria import Criteria as Criteria
+    from loopkit.criteriaheard import CriteriaHeard as CriteriaHeard
     from loopkit.criterionreading import BatchReading as BatchReading
     from loopkit.criterionreading import CriterionReading as CriterionReading
     from loopkit.criterionreading import DoorReading as DoorReading
@@ -47,13 +47,19 @@ if TYPE_CHECKING:
     from loopkit.lossreading import Reach as Reach
     from loopkit.metrics import log as log
     from loopkit.models import Models as Models
+    from loopkit.modereading import Draw as Draw
+    from loopkit.modereading import ForwardReading as ForwardReading
+    from loopkit.modereading import FrozenNorm as FrozenNorm
+    from loopkit.modereading import ModeChange as ModeChange
+    from loopkit.modereading import TrainReading as TrainReading
+    from loopkit.modes import Modes as Modes
+    from loopkit.moves import Move as Move
+    from loopkit.moves import Moves as Moves
+    from loopkit.moves import StepMoves as StepMoves
     from loopkit.rehearsal import Rehearsal as Rehearsal
     from loopkit.rehearsal import Take as Take
     from loopkit.rehearsal import copied as copied
     from loopkit.rehearsal import tensors as tensors
-    from loopkit.moves import Move as Move
-    from loopkit.moves import Moves as Moves
-    from loopkit.moves import StepMoves as StepMoves
     from loopkit.replay import Origin as Origin
     from loopkit.run import Run as Run
     from loopkit.scaling import Scales as Scales
@@ -114,7 +120,13 @@ _PLACES = {
     "Ledger": "ledger",
     "Line": "lineage",
     "Loop": "loop",
+    "Draw": "modereading",
+    "ForwardReading": "modereading",
+    "FrozenNorm": "modereading",
+    "ModeChange": "modereading",
+    "TrainReading": "modereading",
     "Models": "models",
+    "Modes": "modes",
     "Missed": "strays",
     "Move": "moves",
     "Moves": "moves",

@@ -11,10 +11,11 @@ import torch
 
 from loopkit.finiteness import Finiteness
 from loopkit.graphwalk import Walk
-from loopkit.levels import Levels
 from loopkit.ledger import Ledger
+from loopkit.levels import Levels
 from loopkit.lossgraph import LossGraph, Part, RawLoss
 from loopkit.models import Models
+from loopkit.modes import Modes
 from loopkit.moves import Moves
 from loopkit.survey import Survey
 from loopkit.weights import Weights
@@ -47,6 +48,7 @@ class Losses:
         levels: losses of a few updates.
         finite: watches for losses that are not finite.
         moves: looks at what steps do to a few weights.
+        modes: which modules were in training mode, and which in evaluation mode.
     """
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
@@ -58,6 +60,7 @@ class Losses:
         self._ledger = ledger
         self.weights = Weights(ledger)
         self.levels = Levels()
+        self.modes = Modes()
         self.survey = Survey(models, ledger)
         self.finite = Finiteness(ledger, models)
         self.moves = Moves()
@@ -107,6 +110,7 @@ class Losses:
         if self.error is None:
             try:
                 self.graph.doors.entered(module, args, kwargs)
+                self.modes.trains(module)
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
 
@@ -164,6 +168,7 @@ class Losses:
         read.walked["repeats"] = self._repeats(roots, asked)
         read.changed = self.weights.changed(walk)
         self._sent.append(weakref.ref(root))
+        self.modes.sent(walk)
 
     def _repeats(self, roots: list[torch.Tensor], asked: dict[str, Any]) -> int | None:
         """Which backward of this update had sent this loss, or a part of its sum, in the same ordinary way."""
@@ -194,6 +199,7 @@ class Losses:
         self.graph.forget_hooked()
         self.graph.doors.forget()
         self.finite.forget()
+        self.modes.update_closed()
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

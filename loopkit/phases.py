@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING, Any
 from loopkit.feeds import Feeds
 from loopkit.ledger import Ledger
 from loopkit.record import Record
-from loopkit.signature import BACKWARD, BATCH, EVALUATION, FORWARD, STEP
+from loopkit.signature import BACKWARD, FORWARD, STEP
 from loopkit.sources import Sources
 
 if TYPE_CHECKING:
+    import torch
     from torch.optim import Optimizer
 
-    from loopkit.history import RawEvent
     from loopkit.models import Models
     from loopkit.signature import Signature
     from loopkit.update import Update
-
-BATCH_EVENT: RawEvent = (BATCH, None, None)
-_EVALUATION: RawEvent = (EVALUATION, None, None)
 
 
 class Phases(Record):
@@ -33,6 +30,7 @@ class Phases(Record):
         source: `id` of the iterator that handed out the last batch.
         batches: handed out so far.
         evaluating: an evaluation has begun and training has not gone on.
+        listening: `Modes` looks at the forward that runs, and is to be told when it ends.
         on_evaluation: called at each forward without gradients, with whether it begins an evaluation.
         on_output: called when a forward without gradients returned, with its arguments and output.
         on_training: called when an evaluation is over.
@@ -50,6 +48,7 @@ class Phases(Record):
         self.source = 0
         self.batches = 0
         self.evaluating = False
+        self.listening = False
         self.on_evaluation: Callable[[bool], None] | None = None
         self.on_training: Callable[[], None] | None = None
         self.on_output: Callable[[tuple[Any, ...], dict[str, Any], Any], None] | None = None
@@ -66,6 +65,18 @@ class Phases(Record):
         if self.evaluating and self.sources.trains_on(loader, line):
             self.training_goes_on()
         self.sources.began(iterator, loader, line)
+
+    def forward_without_gradients(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        """The outermost module was called with gradients off."""
+        if self.on_evaluation is not None:
+            self.on_evaluation(self._begins_evaluation())
+        modes = self.losses.modes
+        self.listening = modes.ears is not None and modes.began(module, args)
+
+    def look_ended(self) -> None:
+        """The forward that `Modes` looks at returned, or raised."""
+        self.listening = False
+        self.losses.modes.ended()
 
     def training_goes_on(self) -> None:
         """There was an evaluation, and it is over."""

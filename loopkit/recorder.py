@@ -73,6 +73,7 @@ class Recorder(Phases):
         self._waiting = Waiting(ledger)
         self._clips = Clips(ledger)
         self._site: Site | None = None
+        self.losses.modes.recorder = self
 
     # -- data and forward --------------------------------------------------------------------------------
 
@@ -112,8 +113,7 @@ class Recorder(Phases):
             self.models.met(module)
         if not torch.is_grad_enabled():
             self.evaluations += 1
-            if self.on_evaluation is not None:
-                self.on_evaluation(self._begins_evaluation())
+            self.forward_without_gradients(module, args)
             self._evaluated()
             return
         if self.evaluating:

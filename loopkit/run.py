@@ -20,6 +20,7 @@ from loopkit.found import HERE, Findings
 from loopkit.ledger import Ledger
 from loopkit.manager import Failure, Manager
 from loopkit.models import Models
+from loopkit.modes import Modes
 from loopkit.notes import Notes
 from loopkit.parts import Part
 from loopkit.recorder import Recorder
@@ -67,6 +68,7 @@ class Run(Ending):
         instruments = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
         self.recorder = Recorder(*instruments, self._judge)
         self._instruments |= self.recorder.losses.instruments()
+        self._instruments[Modes] = self.recorder.losses.modes
         self.history = self.recorder.history
         manager.when_one_fails(self._plugin_failed)
 

@@ -21,15 +21,15 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"asleep", "criterionreading", "curvefit", "errors", "finding", "lossmean", "lossreading", "ranks", "schedule", "strays", "unseen"},
+    {"asleep", "criterionreading", "curvefit", "errors", "finding", "lossmean", "lossreading", "modal", "modereading", "ranks", "schedule", "strays", "unseen"},
     {"baseline", "config", "course", "curvereading", "curvetags", "hookspecs", "lossvalues", "update"},
     {"curvesigns", "habit", "lossgiven", "manager", "silence", "windows"},
     {"curves", "parts", "rulebook"},
     {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature", "sources"},
-    {"curvelog", "curvereport", "feeds", "holdings", "inputs", "levels", "lineage", "lossgraph", "models", "row", "scaling", "untouched"},
+    {"curvelog", "curvereport", "feeds", "holdings", "inputs", "levels", "lineage", "lossgraph", "models", "norms", "row", "scaling", "untouched"},
     {"looking", "modelshape", "rehearsal", "replay"},
     {"criteriaheard", "ledger"},
-    {"finiteness", "graphwalk", "meant", "reading", "survey", "weights"},
+    {"finiteness", "graphwalk", "meant", "modes", "reading", "survey", "weights"},
     {"clips", "loaders", "losses", "moves", "opensteps", "pending", "schedulers"},
     {"criteria", "history"},
     {"record"},
