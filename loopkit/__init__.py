@@ -36,10 +36,13 @@ if TYPE_CHECKING:
     from loopkit.lossreading import Reach as Reach
     from loopkit.metrics import log as log
     from loopkit.models import Models as Models
+    from loopkit.replicas import Lapse as Lapse
+    from loopkit.replicas import Replicas as Replicas
     from loopkit.run import Run as Run
     from loopkit.schedule import Epochs as Epochs
     from loopkit.schedule import ScheduleReading as ScheduleReading
     from loopkit.schedule import Shape as Shape
+    from loopkit.shares import Shares as Shares
     from loopkit.silence import Silence as Silence
     from loopkit.strays import Missed as Missed
     from loopkit.strays import Stray as Stray
@@ -85,7 +88,10 @@ _PLACES = {
     "Models": "models",
     "Missed": "strays",
     "Stray": "strays",
+    "Lapse": "replicas",
+    "Replicas": "replicas",
     "Run": "run",
+    "Shares": "shares",
     "Silence": "silence",
     "Epochs": "schedule",
     "ScheduleReading": "schedule",

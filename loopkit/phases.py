@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopkit.ledger import Ledger
 from loopkit.record import Record
+from loopkit.replicas import Replicas
 from loopkit.signature import BACKWARD, FORWARD, STEP
 from loopkit.sources import Sources
 
@@ -28,11 +29,13 @@ class Phases(Record):
         on_evaluation: called at each forward without gradients, with whether it begins an evaluation.
         on_output: called when a forward without gradients returned, with its arguments and output.
         on_training: called when an evaluation is over.
+        replicas: what is known of DDP wrappers.
     """
 
     def __init__(self, ledger: Ledger, models: Models, deliver: Callable[[Update, Signature], None]) -> None:
         super().__init__(ledger, models, deliver)
         self.ledger = ledger
+        self.replicas = Replicas()
         self.sources = Sources()
         self.tracks = False
         self.source = 0

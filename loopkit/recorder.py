@@ -122,6 +122,7 @@ class Recorder(Phases):
         self.forwards += 1
         if self.losses.walking:
             self.losses.forward_began(module, args, kwargs)
+            self.replicas.forward_began(module, self.backwards, self.steps, self.sites)
         ledger = self.ledger
         ledger.now.tick += 1
         ledger.last_forward = ledger.now.tick
@@ -276,6 +277,8 @@ class Recorder(Phases):
         owner = step.owner
         if self.losses.walking:
             self.losses.weights.stepped(owner)
+            if self.replicas.wraps and not step.wraps:
+                self.replicas.stepped(owner, self.backwards, self.steps)
         if step.wraps:
             self.ledger.consume(owner, step.site)
             return False

@@ -23,6 +23,7 @@ from loopkit.models import Models
 from loopkit.notes import Notes
 from loopkit.parts import Part
 from loopkit.recorder import Recorder
+from loopkit.replicas import Replicas
 from loopkit.rulebook import rules
 from loopkit.signature import Signature
 from loopkit.silence import Filter, Silence, silences
@@ -66,6 +67,7 @@ class Run(Ending):
         self._others: list[Part] = []
         instruments = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
         self.recorder = Recorder(*instruments, self._judge)
+        self.recorder.replicas = self.instrument(Replicas)
         self.history = self.recorder.history
         manager.when_one_fails(self._plugin_failed)
 

@@ -22,6 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
     {"asleep", "curvefit", "errors", "finding", "lossmean", "lossreading", "ranks", "schedule", "strays", "unseen"},
+    {"shares", "wraps"},
     {"course", "curvereading", "curvetags", "hookspecs", "update"},
     {"curvesigns", "habit", "manager", "silence", "windows"},
     {"curves", "parts", "rulebook"},
@@ -30,8 +31,8 @@ LAYERS = [
     {"looking"},
     {"ledger"},
     {"reading", "graphwalk", "weights", "survey"},
-    {"opensteps", "schedulers", "loaders", "losses", "pending", "clips"},
-    {"history"},
+    {"opensteps", "schedulers", "loaders", "losses", "pending", "clips", "sums"},
+    {"history", "replicas"},
     {"record"},
     {"phases"},
     {"recorder", "found"},

@@ -15,6 +15,7 @@
 | `LRScheduler.step` | `scheduler_stepped` | `scheduler.py` |
 | `Module.train`, `Module.eval` | `mode_changed` | `mode.py` |
 
+`ddp.py` hears what makes no event: wrappers made, states loaded, collectives of the program's own.
 All but checkpoints, modes and evaluations also feed the record of the current update, so they are installed in every
 run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an event.
 """
@@ -24,7 +25,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loopkit.run import Run
-from loopkit.taps import amp, autograd, checkpoint, clipping, criterion, loader, mode, module, optimizer, scheduler
+from loopkit.taps import (
+    amp,
+    autograd,
+    checkpoint,
+    clipping,
+    criterion,
+    ddp,
+    loader,
+    mode,
+    module,
+    optimizer,
+    scheduler,
+)
 from loopkit.taps.patch import Handle, Taps
 
 ALWAYS: tuple[Callable[[Run], Handle], ...] = (
@@ -35,6 +48,7 @@ ALWAYS: tuple[Callable[[Run], Handle], ...] = (
     amp.install,
     optimizer.install,
     scheduler.install,
+    ddp.install,
 )
 IF_HEARD: dict[str, Callable[[Run], Handle]] = {
     "mode_changed": mode.install,
