@@ -7,8 +7,8 @@ wraps a model in DDP, clears gradients or runs backward wakes, and is watched fr
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -20,11 +20,13 @@ class Ticket:
         folder: where parts are written.
         checks: classes in a forked child; `"module:Class"` in one that begins anew.
         user_folders: code that is the user's though it is installed.
+        thresholds: numbers of checks that were set otherwise, by rule.
     """
 
     folder: str
     checks: tuple[Any, ...]
     user_folders: tuple[str, ...]
+    thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Asleep:

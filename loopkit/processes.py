@@ -163,7 +163,8 @@ class Processes:
         folder = self.folder() if checks else None
         if folder is None:
             return None
-        return Ticket(folder.path, checks, tuple(run.instrument(CallSites).user_folders))
+        folders = tuple(run.instrument(CallSites).user_folders)
+        return Ticket(folder.path, checks, folders, run.manager.thresholds)
 
     def gather(self, run: Run) -> None:
         """The loop has ended: let the run take in the parts of the others, if this process is to report them."""
@@ -283,7 +284,7 @@ import sys
 sys.path.append({root!r})
 try:
     from loopkit.joining import join
-    join({folder!r}, {checks!r}, {user_folders!r})
+    join({folder!r}, {checks!r}, {user_folders!r}, {thresholds!r})
 except Exception:
     pass
 finally:
@@ -302,7 +303,11 @@ class _Handed:
         checks = [name for each in self._ticket.checks if (name := _importable(each)) is not None]
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         source = _ARRIVAL.format(
-            root=root, folder=self._ticket.folder, checks=checks, user_folders=list(self._ticket.user_folders)
+            root=root,
+            folder=self._ticket.folder,
+            checks=checks,
+            user_folders=list(self._ticket.user_folders),
+            thresholds={rule: dict(given) for rule, given in self._ticket.thresholds.items()},
         )
         return exec, (source, {})
 

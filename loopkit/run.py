@@ -53,7 +53,7 @@ class Run(Ending):
         self.part = part
         self.logged: dict[str, int] = {}
         self.filters = filters if filters is not None else []
-        self._found = Findings(self.filters, inline=not part)
+        self._found = Findings(self.filters, inline=not part, symptoms=manager.symptoms)
         self.silenced = self._found.silenced
         self.heard: frozenset[str] = frozenset()
         self.busy = True  # an event now is not of the user's making; also before the start and after the end
@@ -85,7 +85,7 @@ class Run(Ending):
 
     @property
     def findings(self) -> list[Finding]:
-        """What was found so far, in the order it was first seen, each with its count."""
+        """What was found so far, each with its count, the gravest and surest first."""
         return self._found.told(self.history.occurrences)
 
     @property

@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LAYERS = [
     {"asleep", "curvefit", "errors", "finding", "lossmean", "lossreading", "ranks", "schedule", "strays", "unseen"},
     {"shares", "wraps"},
-    {"course", "curvereading", "curvetags", "hookspecs", "update"},
+    {"baseline", "config", "course", "curvereading", "curvetags", "hookspecs", "update"},
     {"curvesigns", "habit", "manager", "silence", "windows"},
     {"curves", "parts", "rulebook"},
     {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature", "sources"},
@@ -44,6 +44,7 @@ LAYERS = [
     {"batching", "script", "joining", "metrics", "logbook", "targets", "chance", "placing", "rates", "states"},
     {"passes", "objective", "tally", "session"},
     {"loop"},
+    {"running"},
     {"cli"},
     {"__main__"},
 ]
