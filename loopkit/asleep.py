@@ -43,11 +43,11 @@ class Asleep:
         self._ticket = ticket
         self._wake = wake
         self._over = False
-        self._triggers = [
-            _Trigger(torch.optim.Optimizer, "_patch_step_function", self.rouse),  # called by constructors
+        self._triggers = [  # of optimizers and DDP, what their constructors call: a warning there names its caller
+            _Trigger(torch.optim.Optimizer, "_patch_step_function", self.rouse),
             _Trigger(torch.optim.Optimizer, "zero_grad", self.rouse),
             _Trigger(torch.autograd, "backward", self.rouse),
-            _Trigger(torch.nn.parallel.DistributedDataParallel, "__init__", self.rouse),
+            _Trigger(torch.nn.parallel.DistributedDataParallel, "_ddp_init_helper", self.rouse),
         ]
         global sleeping
         sleeping = self

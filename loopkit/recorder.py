@@ -277,8 +277,7 @@ class Recorder(Phases):
         owner = step.owner
         if self.losses.walking:
             self.losses.weights.stepped(owner)
-            if self.replicas.wraps and not step.wraps:
-                self.replicas.stepped(owner, self.backwards, self.steps)
+            self.replicas.stepped(owner, self.backwards, self.steps)
         if step.wraps:
             self.ledger.consume(owner, step.site)
             return False

@@ -117,8 +117,9 @@ class Replicas:
 
     def stepped(self, owner: Owner, backwards: int, steps: int) -> None:
         """An optimizer executed a step, the one after `steps` others; gradients are still what it used."""
-        self.lapses.clear()
-        if self.error is None:
+        if self.lapses and self.lapses[0].step <= steps:
+            self.lapses.clear()
+        if self.error is None and self.wraps:
             try:
                 self.lapses += self._look(owner, backwards, steps)
             except Exception as error:  # noqa: BLE001

@@ -25,7 +25,8 @@ def install(run: Run) -> Handle:
     from torch.distributed import distributed_c10d
 
     return Taps(
-        Tap(torch.nn.parallel.DistributedDataParallel, "__init__", run, after=_made),
+        # Which the constructor calls, and unpickling; a warning of the constructor's own names its caller.
+        Tap(torch.nn.parallel.DistributedDataParallel, "_ddp_init_helper", run, after=_made),
         Tap(torch.nn.Module, "load_state_dict", run, after=_loaded),
         Tap(distributed_c10d, "_check_single_tensor", run, before=_sent),
     )
