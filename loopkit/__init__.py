@@ -61,11 +61,14 @@ if TYPE_CHECKING:
     from loopkit.rehearsal import copied as copied
     from loopkit.rehearsal import tensors as tensors
     from loopkit.replay import Origin as Origin
+    from loopkit.replicas import Lapse as Lapse
+    from loopkit.replicas import Replicas as Replicas
     from loopkit.run import Run as Run
     from loopkit.scaling import Scales as Scales
     from loopkit.schedule import Epochs as Epochs
     from loopkit.schedule import ScheduleReading as ScheduleReading
     from loopkit.schedule import Shape as Shape
+    from loopkit.shares import Shares as Shares
     from loopkit.silence import Silence as Silence
     from loopkit.strays import Missed as Missed
     from loopkit.strays import Stray as Stray
@@ -139,6 +142,9 @@ _PLACES = {
     "Origin": "replay",
     "Run": "run",
     "Scales": "scaling",
+    "Lapse": "replicas",
+    "Replicas": "replicas",
+    "Shares": "shares",
     "Silence": "silence",
     "Epochs": "schedule",
     "ScheduleReading": "schedule",

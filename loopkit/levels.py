@@ -160,7 +160,10 @@ def _chance(kind: str, row: Sequence[float], pooled: Sequence[float]) -> float |
     total, here = math.fsum(pooled), math.fsum(row)
     if total <= 0 or here <= 0:
         return None
-    return -math.fsum(count * math.log(of_all / total) for count, of_all in zip(row, pooled, strict=True) if count) / here
+    return (
+        -math.fsum(count * math.log(of_all / total) for count, of_all in zip(row, pooled, strict=True) if count)
+        / here
+    )
 
 
 def _product(factors: Sequence[tuple[Any, bool]]) -> float:

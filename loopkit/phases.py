@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING, Any
 from loopkit.feeds import Feeds
 from loopkit.ledger import Ledger
 from loopkit.record import Record
-from loopkit.signature import BACKWARD, FORWARD, STEP
+from loopkit.replicas import Replicas
+from loopkit.signature import BACKWARD, BATCH, EVALUATION, FORWARD, STEP
 from loopkit.sources import Sources
 
 if TYPE_CHECKING:
     import torch
     from torch.optim import Optimizer
 
+    from loopkit.history import RawEvent
     from loopkit.models import Models
     from loopkit.signature import Signature
     from loopkit.update import Update
+
+BATCH_EVENT: RawEvent = (BATCH, None, None)
+_EVALUATION: RawEvent = (EVALUATION, None, None)
 
 
 class Phases(Record):
@@ -37,11 +42,13 @@ class Phases(Record):
         on_end: called with a DataLoader's iterator that had no batch.
         on_batch: called with each batch, in updates whose graphs are walked.
         on_forward: called with each outermost module and its arguments, with gradients on, in those updates.
+        replicas: what is known of DDP wrappers.
     """
 
     def __init__(self, ledger: Ledger, models: Models, deliver: Callable[[Update, Signature], None]) -> None:
         super().__init__(ledger, models, deliver)
         self.ledger = ledger
+        self.replicas = Replicas()
         self.sources = Sources()
         self.feeds = Feeds()
         self.tracks = False

@@ -121,6 +121,7 @@ class Recorder(Phases):
         self.forwards += 1
         if self.losses.walking:
             self._entered(module, args, kwargs)
+            self.replicas.forward_began(module, self.backwards, self.steps, self.sites)
         ledger = self.ledger
         ledger.now.tick += 1
         ledger.last_forward = ledger.now.tick
@@ -271,6 +272,7 @@ class Recorder(Phases):
         owner = step.owner
         if self.losses.walking:
             self.losses.stepped(owner)
+            self.replicas.stepped(owner, self.backwards, self.steps)
         if step.wraps:
             self.ledger.consume(owner, step.site)
             return False

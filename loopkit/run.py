@@ -20,10 +20,10 @@ from loopkit.found import HERE, Findings
 from loopkit.ledger import Ledger
 from loopkit.manager import Failure, Manager
 from loopkit.models import Models
-from loopkit.modes import Modes
 from loopkit.notes import Notes
 from loopkit.parts import Part
 from loopkit.recorder import Recorder
+from loopkit.replicas import Replicas
 from loopkit.rulebook import rules
 from loopkit.signature import Signature
 from loopkit.silence import Filter, Silence, silences
@@ -68,7 +68,7 @@ class Run(Ending):
         instruments = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
         self.recorder = Recorder(*instruments, self._judge)
         self._instruments |= self.recorder.losses.instruments()
-        self._instruments[Modes] = self.recorder.losses.modes
+        self.recorder.replicas = self.instrument(Replicas)
         self.history = self.recorder.history
         manager.when_one_fails(self._plugin_failed)
 
