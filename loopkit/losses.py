@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from loopkit import lossfunctions
+from loopkit.finiteness import Finiteness
 from loopkit.graphwalk import Walk
 from loopkit.ledger import Ledger
-from loopkit.lossmade import LossesMade
-from loopkit.lossnodes import UnusedLoss
+from loopkit.levels import Levels
 from loopkit.lossgraph import LossGraph, Part, RawLoss
+from loopkit.making import Making
 from loopkit.models import Models
+from loopkit.modes import Modes
+from loopkit.moves import Moves
 from loopkit.survey import Survey
 from loopkit.weights import Weights
 
 if TYPE_CHECKING:
-    from loopkit.callsite import Site
-    from loopkit.strays import Missed
+    from loopkit.holdings import Owner
 
 _ALWAYS_WALKED = 4
 """Updates at the start of a run of which every graph is walked; later those numbered by a power of two."""
@@ -42,11 +43,14 @@ class Losses:
         graph: the instrument that reads.
         survey: compares what losses reach with what optimizers own.
         error: why nothing is read any more, or None.
+        on_walk: called with each walk.
         walking: whether graphs are walked whole in this update.
         weights: what the parameters were when the last forward ended, while walking.
-        made: where losses were made, while walking.
-        blind: why loss functions are not looked at any more, or None.
-        on_watch: called to have those calls heard, or heard no more.
+        making: hears and reads loss functions, while walking.
+        levels: losses of a few updates.
+        finite: watches for losses that are not finite.
+        moves: looks at what steps do to a few weights.
+        modes: which modules were in training mode, and which in evaluation mode.
     """
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
@@ -54,18 +58,24 @@ class Losses:
         self.walking = True
         self.wanted = self.first = True
         self.error: Exception | None = None
-        self.made = LossesMade()
-        self.blind: Exception | None = None
-        self.on_watch: Callable[[bool], None] | None = None
+        self.making = Making(models)
+        self.on_walk: Callable[[Walk], None] | None = None
         self._ledger = ledger
-        self._models = models
         self.weights = Weights(ledger)
+        self.levels = Levels()
+        self.modes = Modes()
         self.survey = Survey(models, ledger)
+        self.finite = Finiteness(ledger, models)
+        self.moves = Moves()
         self._updates = 0
         self._novel = 0
         self.backwards = 0
         self._sent: list[Callable[[], object]] = []  # roots of this update, weakly
         self._parts: dict[Part, int] = {}  # what made them, and which backward sent them
+
+    def instruments(self) -> dict[type[Any], Any]:
+        """What checks may ask for, by its class."""
+        return {Finiteness: self.finite, Modes: self.modes, Moves: self.moves}
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RawLoss | None:
         """What the graph of the tensors that `torch.autograd.backward` was called with says."""
@@ -74,7 +84,7 @@ class Losses:
             return None
         try:
             if self.walking:
-                self.watch(False)
+                self.making.watch(False)
             given = args[0] if args else kwargs.get("tensors")
             several = [given] if isinstance(given, torch.Tensor) else given or ()
             roots = [each for each in several if isinstance(each, torch.Tensor)]  # the rest are edges of a graph
@@ -90,19 +100,25 @@ class Losses:
             self._fail(error)
             return None
 
-    def forward_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The outermost module is called with gradients on, in an update whose graphs are walked."""
+    def sample(self, args: tuple[Any, ...], kwargs: dict[str, Any], update: int) -> None:
+        """The loss of an update that is sampled is sent backward."""
         if self.error is None:
             try:
-                self.graph.doors.entered(module, args, kwargs)
-                self.watch(True)
+                root = args[0] if args else kwargs.get("tensors")
+                self.levels.sample(root, update, self.graph, len(self._ledger.known))
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
 
-    def watch(self, on: bool) -> None:
-        """Hear the calls of loss functions from now on, or no more."""
-        if self.on_watch is not None:
-            self.on_watch(on)
+    def forward_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The outermost module is called with gradients on, in an update whose graphs are walked."""
+        self.finite.forward_began(module, args, kwargs)
+        if self.error is None:
+            try:
+                self.graph.doors.entered(module, args, kwargs)
+                self.making.watch(True)
+                self.modes.trains(module)
+            except Exception as error:  # noqa: BLE001
+                self._fail(error)
 
     def forward_ended(self) -> None:
         """The outermost forward ended, in an update whose graphs are walked: remember what the weights are."""
@@ -113,10 +129,20 @@ class Losses:
         except Exception as error:  # noqa: BLE001
             self._fail(error)
 
+    def stepped(self, owner: Owner) -> None:
+        """An optimizer step was executed, in an update whose graphs are walked."""
+        dropped = self.weights.stepped(owner)
+        if dropped and self.error is None:
+            try:
+                self.moves.stepped(owner, dropped)
+            except Exception as error:  # noqa: BLE001
+                self._fail(error)
+        self.finite.stepped()
+
     def _fail(self, error: Exception) -> None:
         """An unheard-of kind of graph or tensor costs these checks, not the others."""
         self.error = error
-        self.watch(False)
+        self.making.watch(False)
         self.weights.forget()
         self.graph.doors.forget()
         if os.environ.get("LOOPKIT_RAISE"):
@@ -124,6 +150,8 @@ class Losses:
 
     def _walk(self, read: RawLoss, roots: list[torch.Tensor], asked: dict[str, Any]) -> None:
         walk = Walk(roots)
+        if self.on_walk is not None:
+            self.on_walk(walk)
         root = roots[0]
         strays, missed = self.survey.of(walk, self._updates)
         read.walked = {
@@ -138,51 +166,17 @@ class Losses:
             "retained": bool(asked.get("retain_graph")),
             "double": bool(asked.get("create_graph")),
             "selective": asked.get("inputs") is not None,
+            "dtype": str(root.dtype).removeprefix("torch."),
+            "casts": tuple(sorted(walk.casts.items())),
         }
+        autocast = _autocast(root.device.type)
+        if autocast:
+            read.walked |= {"autocast": autocast, "wide": walk.products_in("float32")}
         read.walked["repeats"] = self._repeats(roots, asked)
         read.changed = self.weights.changed(walk)
-        self._look_at_losses(read, walk, missed)
+        self.making.sent(read, walk, missed, self.graph.is_hooked)
         self._sent.append(weakref.ref(root))
-
-    def _look_at_losses(self, read: RawLoss, walk: Walk, missed: dict[int, tuple[Missed, ...]]) -> None:
-        if self.blind is not None:
-            return
-        try:
-            read.nodes = lossfunctions.read(walk.losses, self.made.site_of, self.graph.is_hooked)
-            read.swapped = self.made.sent(walk.nodes)
-            read.unused = self._unused(missed)
-        except Exception as error:  # noqa: BLE001
-            self._be_blind(error)
-
-    def loss_made(self, kind: str, site: Site, args: tuple[Any, ...], result: Any) -> None:
-        """A loss function of torch returned, in an update whose graphs are walked."""
-        if self.blind is not None or not self.walking:
-            return
-        try:
-            if self.made.add(kind, site, args, result):
-                self.made.leads(kind, site, Walk([result]).leaves)
-        except Exception as error:  # noqa: BLE001
-            self._be_blind(error)
-
-    def _unused(self, missed: dict[int, tuple[Missed, ...]]) -> tuple[UnusedLoss, ...]:
-        """The losses that were made and never used, and what no gradient reaches without them."""
-        unused = self.made.unused()
-        names = {each.name: number for number, several in missed.items() for each in several} if unused else {}
-        spots = [spot for spot in self._models.modules() if spot.name in names] if names else []
-        inside = {spot.name: {id(each) for each in spot.module.parameters()} for spot in spots}
-        return tuple(
-            UnusedLoss(
-                kind, site, updates, tuple((names[name], name) for name, ids in inside.items() if ids & leaves)
-            )
-            for site, (kind, updates, leaves) in unused.items()
-        )
-
-    def _be_blind(self, error: Exception) -> None:
-        """An unheard-of kind of tensor costs these readings, not the others."""
-        self.blind = error
-        self.watch(False)
-        if os.environ.get("LOOPKIT_RAISE"):
-            raise error
+        self.modes.sent(walk)
 
     def _repeats(self, roots: list[torch.Tensor], asked: dict[str, Any]) -> int | None:
         """Which backward of this update had sent this loss, or a part of its sum, in the same ordinary way."""
@@ -203,9 +197,9 @@ class Losses:
         if seen == 1 and self._novel < _NOVEL:
             self._novel += 1
             self.walking = True
-        self.made.closed(walking=self.walking)
+        self.making.made.closed(walking=self.walking)
         if not self.walking:
-            self.watch(False)
+            self.making.watch(False)
             self.weights.forget()
         is_window = self.backwards + (not self.first) > 1
         self.wanted = self.first = self.walking or is_window
@@ -214,9 +208,21 @@ class Losses:
         self._parts.clear()
         self.graph.forget_hooked()
         self.graph.doors.forget()
+        self.finite.forget()
+        self.modes.update_closed()
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `torch.autograd.backward` by name."""
     names = ("tensors", "grad_tensors", "retain_graph", "create_graph", "grad_variables", "inputs")
     return dict(zip(names, args, strict=False)) | kwargs
+
+
+def _autocast(device: str) -> str:
+    """The type that autocast casts to on this kind of device; "" where it is off."""
+    try:
+        if torch.is_autocast_enabled(device):
+            return str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+    except (RuntimeError, TypeError):
+        pass  # a device that knows no autocast
+    return ""

@@ -126,6 +126,11 @@ class LossGraph:
         read.terms = tuple(self._terms(node, read))
         return read
 
+    def behind(self, root: Tensor) -> tuple[Node, list[tuple[Any, bool]], bool]:
+        """The first node that does more than scale the loss, the constants before it, and whether a GradScaler's is."""
+        read = RawLoss()
+        return *self._down(root.grad_fn, read), read.scaled
+
     def parts(self, root: Tensor) -> list[Part]:
         """The loss and all that is added up to make it, as far as every factor is positive."""
         found: list[Part] = []
@@ -230,8 +235,8 @@ class LossGraph:
         return RawTerm(kind, reduction, constants, valid, total, padding)
 
     def is_hooked(self, node: Node) -> bool:
-        """Whether a node was made under saved-tensor hooks: to ask for what it saved would run them."""
-        if not self.hooked and not self._opened:
+        """Whether a node was made under saved-tensor hooks: it is not asked for what it saved."""
+        if node is None or (not self.hooked and not self._opened):
             return False
         number = node._sequence_nr()
         open_now = [(first, number + 1) for first in self._opened]

@@ -111,6 +111,10 @@ class LossReading:
         swapped: calls of loss functions since the backward before that were given a target with a graph and a
             prediction without one.
         unused: losses made in this update that were never part of one that was sent backward.
+        dtype: of the loss, such as "float32".
+        autocast: the type autocast casts to while this backward runs; "" where it is off, as it should be.
+        casts: how many weights were cast on use, by type: autocast was on around the forward.
+        wide: matrix products and convolutions that the forward made in float32, where autocast is on now.
     """
 
     factor: float
@@ -131,6 +135,10 @@ class LossReading:
     nodes: tuple[LossNode, ...] = ()
     swapped: tuple[Swapped, ...] = ()
     unused: tuple[UnusedLoss, ...] = ()
+    dtype: str = ""
+    autocast: str = ""
+    casts: tuple[tuple[str, int], ...] = ()
+    wide: int = 0
 
     def shares(self) -> tuple[float | None, ...]:
         """The weight of each term's own mean in this loss; None where its reduction is not known, or a pure sum."""

@@ -28,11 +28,11 @@ class _Losses:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._calls = run.instrument(LossCalls)
-        run.recorder.losses.on_watch = self._switch
+        run.recorder.losses.making.on_watch = self._switch
 
     def undo(self) -> None:
         """Listen no more."""
-        self._run.recorder.losses.on_watch = None
+        self._run.recorder.losses.making.on_watch = None
         self._calls.stop(_NAME)
 
     def _switch(self, on: bool) -> None:
@@ -43,8 +43,8 @@ class _Losses:
 
     def _made(self, criterion: Criterion, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         recorder = self._run.recorder
-        if torch.is_grad_enabled() and not recorder.in_backward:
-            recorder.losses.loss_made(criterion.kind, recorder.sites.here(_LOSS), args, result)
+        if torch.is_grad_enabled() and not recorder.in_backward and recorder.losses.walking:
+            recorder.losses.making.called(criterion.kind, recorder.sites.here(_LOSS), args, result)
 
 
 opaque(_Losses._made, callees=True)
