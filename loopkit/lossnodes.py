@@ -80,13 +80,14 @@ class UnusedLoss:
         kind: the function: `cross_entropy`.
         site: where it is called.
         updates: in how many it was called and not used, of those whose graphs were walked, as those after them.
-        modules: what this loss reaches and no gradient ever has: the optimizer's number and the name of each.
+        modules: what this loss reaches and no gradient ever has: of each the optimizer's number, the name, and for
+            how many updates it has kept its values.
     """
 
     kind: str
     site: Site
     updates: int
-    modules: tuple[tuple[int, str], ...] = ()
+    modules: tuple[tuple[int, str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,13 +71,15 @@ class Making:
     def _unused(self, missed: MissedBy) -> tuple[UnusedLoss, ...]:
         """The losses that were made and never used, and what no gradient reaches without them."""
         unused = self.made.unused()
-        names = {each.name: number for number, several in missed.items() for each in several} if unused else {}
+        if not unused:
+            return ()
+        names = {
+            each.name: (number, each.name, each.updates) for number, several in missed.items() for each in several
+        }
         spots = [spot for spot in self._models.modules() if spot.name in names] if names else []
         inside = {spot.name: {id(each) for each in spot.module.parameters()} for spot in spots}
         return tuple(
-            UnusedLoss(
-                kind, site, updates, tuple((names[name], name) for name, ids in inside.items() if ids & leaves)
-            )
+            UnusedLoss(kind, site, updates, tuple(names[name] for name, ids in inside.items() if ids & leaves))
             for site, (kind, updates, leaves) in unused.items()
         )
 

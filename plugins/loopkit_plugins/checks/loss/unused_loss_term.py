@@ -8,7 +8,8 @@ import re
 from loopkit import Confidence, Event, Finding, Ledger, Place, Run, Severity, UnusedLoss, Update, hookimpl
 
 _UPDATES = 3
-_STEPS = 16
+_STEPS, _KEPT = 16, 12
+"""Of a run, and of those the updates in which what learns nothing must have kept its values."""
 _LINES = 12
 """How far below the call the slip of the pen is looked for."""
 _ABOVE = 3
@@ -68,7 +69,8 @@ class UnusedLossTerm:
         """Report what is left: no later phase of the training has used it."""
         awaited = run.instrument(Ledger).awaited
         for event, unused, number in self._latest:
-            modules = [name for owner, name in unused.modules if (owner, name) in awaited]
+            kept = [(owner, name) for owner, name, updates in unused.modules if updates >= _KEPT]
+            modules = [name for owner, name in kept if (owner, name) in awaited]
             slip = _slip(unused.site.place)
             if slip is not None or (modules and run.steps >= _STEPS):
                 run.report(self._finding(event, unused, modules, slip, number))
