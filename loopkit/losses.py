@@ -191,15 +191,15 @@ class Losses:
 
     def closed(self, updates: int, seen: int) -> None:
         """An update closed, the `updates`-th of the run and the `seen`-th of its signature: plan the next one."""
-        following = updates + 1
+        following, walked = updates + 1, self.walking
         self._updates = updates
         self.walking = following <= _ALWAYS_WALKED or following & (following - 1) == 0
         if seen == 1 and self._novel < _NOVEL:
             self._novel += 1
             self.walking = True
-        self.making.made.closed(walking=self.walking)
+        if walked:
+            self.making.closed(walking=self.walking)
         if not self.walking:
-            self.making.watch(False)
             self.weights.forget()
         is_window = self.backwards + (not self.first) > 1
         self.wanted = self.first = self.walking or is_window

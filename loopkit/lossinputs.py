@@ -51,7 +51,9 @@ _WITHIN = ACTIVATIONS - _NORMALISED | {"Mul", "Add", "NativeLayerNorm", "LeakyRe
 
 def kind_of(node: Node) -> str:
     """The operation's name, without what autograd puts after it."""
-    return str(node.name()).rpartition("Backward")[0]
+    name = str(node.name())
+    operation, _, number = name.rpartition("Backward")
+    return operation if number.isdigit() else name  # a function of the user's own has none
 
 
 def shape_of(edge: tuple[Node, int]) -> Shape:
@@ -60,7 +62,10 @@ def shape_of(edge: tuple[Node, int]) -> Shape:
     given = getattr(node, "_input_metadata", ())
     if output >= len(given):
         return ()
-    return tuple(int(size) for size in given[output].shape)
+    try:
+        return tuple(int(size) for size in given[output].shape)
+    except (RuntimeError, TypeError, ValueError):  # nested tensors have sizes that are no numbers
+        return ()
 
 
 def signed(number: int) -> int:
@@ -119,6 +124,8 @@ def _through(node: Node, name: str, axes: Axes, shape: Shape, inner: Shape) -> A
     """Where the axes are on the other side of a view."""
     if name in _KEPT or name in ("Add", "Slice"):
         return axes
+    if not shape or not inner:
+        return tuple(None for _ in axes)
     if name in _RESHAPED:
         return tuple(None if axis is None else _same_axis(axis, shape, inner) for axis in axes)
     order = list(_order(node, name, len(inner)))

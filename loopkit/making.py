@@ -68,6 +68,12 @@ class Making:
         except Exception as error:  # noqa: BLE001
             self._fail(error)
 
+    def closed(self, *, walking: bool) -> None:
+        """An update whose graphs were walked is over; those of the next one are walked, or not."""
+        self.made.closed(walking=walking)
+        if not walking:
+            self.watch(False)
+
     def _unused(self, missed: MissedBy) -> tuple[UnusedLoss, ...]:
         """The losses that were made and never used, and what no gradient reaches without them."""
         unused = self.made.unused()

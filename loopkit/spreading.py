@@ -7,7 +7,7 @@ difference are compared, which differ by one number where the target was the sam
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -147,7 +147,8 @@ def _is_square(shape: Shape) -> bool:
     return len(shape) == 2 and shape[0] == shape[1] >= 2
 
 
-def _is_plain(value: object) -> bool:
-    return (
-        type(value) in (Tensor, torch.nn.Parameter) and value.layout is torch.strided and value.numel() <= _ELEMENTS
-    )  # type: ignore[attr-defined]
+def _is_plain(value: object) -> TypeGuard[Tensor]:
+    """A dense tensor whose numbers are its own, and not too many."""
+    if not isinstance(value, Tensor) or type(value) not in (Tensor, torch.nn.Parameter) or value.is_meta:
+        return False
+    return value.layout is torch.strided and value.numel() <= _ELEMENTS

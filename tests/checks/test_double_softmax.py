@@ -70,17 +70,27 @@ def test_the_lowest_loss_it_names_is_that_of_a_perfect_prediction() -> None:
         lambda out: F.cross_entropy(out.softmax(1).double(), LABELS),
         lambda out: F.cross_entropy(out.softmax(1), LABELS, label_smoothing=0.1),
         lambda out: F.cross_entropy(out.softmax(1), LABELS, weight=torch.rand(CLASSES), reduction="sum"),
-        lambda out: F.cross_entropy(out.softmax(1), F.one_hot(LABELS, CLASSES).float()),
         lambda out: F.cross_entropy(out.softmax(1), LABELS, reduction="none").mean() / 2 + out.square().mean(),
         lambda out: F.cross_entropy(out.view(2, 4, -1).softmax(2).flatten(0, 1), LABELS),
         lambda out: F.cross_entropy(out.view(2, 4, -1).softmax(2).transpose(1, 2), LABELS.view(2, 4)),
         lambda out: F.cross_entropy(out.view(2, 4, -1).softmax(2)[:, 1:].reshape(-1, CLASSES), LABELS[:6]),
-        lambda out: F.kl_div(F.log_softmax(out.softmax(1), 1), torch.full((8, CLASSES), 0.2)),
     ],
 )
 def test_found_in_all_forms(loss: Callable[[Tensor], Tensor]) -> None:
     (finding,) = of(loss)
     assert finding.severity is Severity.ERROR
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda out: F.cross_entropy(out.softmax(1), F.one_hot(LABELS, CLASSES).float()),
+        lambda out: F.kl_div(F.log_softmax(out.softmax(1), 1), torch.full((8, CLASSES), 0.2), reduction="batchmean"),
+    ],
+)
+def test_of_probabilities_it_is_a_warning(loss: Callable[[Tensor], Tensor]) -> None:
+    (finding,) = of(loss)
+    assert finding.severity is Severity.WARNING
 
 
 def test_a_sigmoid_before_cross_entropy_is_a_warning() -> None:
@@ -116,7 +126,7 @@ def test_found_when_it_begins_late() -> None:
         lambda out: F.cross_entropy(out.sigmoid() * 10, LABELS),
         lambda out: F.cross_entropy(out @ out.softmax(1).T @ torch.randn(8, CLASSES), LABELS),
         lambda out: F.cross_entropy(out.softmax(0), LABELS),
-        lambda out: F.kl_div((out / 2).log_softmax(1), (out.detach() / 2).softmax(1)),
+        lambda out: F.kl_div((out / 2).log_softmax(1), (out.detach() / 2).softmax(1), reduction="batchmean"),
         lambda out: F.log_softmax(out.sigmoid(), 1).square().mean(),
         lambda out: F.mse_loss(out.softmax(1), torch.rand(8, CLASSES)),
     ],
@@ -135,7 +145,7 @@ def test_silent_about_a_graph_that_cannot_be_seen() -> None:
         def backward(ctx: Any, grad: Tensor) -> Tensor:
             return grad
 
-    assert of(lambda out: F.cross_entropy(Opaque.apply(out), LABELS)) == []  # type: ignore[no-untyped-call]
+    assert of(lambda out: F.cross_entropy(Opaque.apply(out), LABELS)) == []
 
 
 def test_operations_are_those_of_the_graph() -> None:

@@ -33,7 +33,7 @@ def target_first() -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for _ in range(4):
         optimizer.zero_grad()
-        loss = criterion(ONE_HOT, net(torch.randn(8, 4)))
+        loss = criterion(ONE_HOT, net(torch.randn(8, 4)).sigmoid())
         loss.backward()
         optimizer.step()
 

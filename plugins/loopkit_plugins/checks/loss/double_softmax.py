@@ -16,8 +16,8 @@ class DoubleSoftmax:
 
     What it looks for
         In the graph of a loss, a log-softmax whose input is the output of a softmax over the same axis, with views,
-        transpositions and casts between them at most; or, in a cross-entropy, of a sigmoid (a warning). A second
-        log-softmax changes nothing, and is info.
+        transpositions and casts between them at most; an error in a cross-entropy of class numbers, else a warning.
+        Or, in a cross-entropy, of a sigmoid: a warning. A second log-softmax changes nothing, and is info.
 
     Why that hurts
         The scores the loss sees lie between 0 and 1. Even a perfect prediction of 10 classes still costs 1.46, where
@@ -65,7 +65,7 @@ class DoubleSoftmax:
         floor = math.log1p((classes - 1) / math.e)
         return Finding(
             rule=self.rule,
-            severity=Severity.INFO if is_twice else _SQUEEZED[first.name],
+            severity=_severity(node, first),
             confidence=self.confidence,
             place=made.place,
             places={"loss": made.place, "backward": backward.place},
@@ -86,6 +86,13 @@ class DoubleSoftmax:
             },
             step=number,
         )
+
+
+def _severity(node: LossNode, first: Operation) -> Severity:
+    if first.name == "LogSoftmax":
+        return Severity.INFO
+    # A divergence between attention maps is computed so on purpose, now and then.
+    return _SQUEEZED[first.name] if node.kind.startswith("NllLoss") else Severity.WARNING
 
 
 def _first(node: LossNode) -> Operation | None:

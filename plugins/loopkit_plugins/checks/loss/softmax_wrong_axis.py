@@ -144,7 +144,13 @@ def _over_samples(node: LossNode) -> Told | None:
     if node.kind.startswith(("NllLoss", "LogSoftmax")) or len(node.operations) < 2:
         return None
     first, layer = node.operations[:2]
-    if first.axis != 0 or layer.name not in _LAYERS or layer.shape != first.shape or min(first.shape) < 2:
+    if (
+        first.axis != 0
+        or len(first.shape) != 2
+        or layer.name not in _LAYERS
+        or layer.shape != first.shape
+        or min(first.shape) < 2
+    ):
         return None
     return (
         f"softmax runs over axis 0 of shape {first.shape}, the samples; the layer's {first.shape[1]} outputs are on "
