@@ -25,6 +25,7 @@ from loopkit.lossgiven import (
     class_dims,
     classes,
     given,
+    is_causal,
     is_shared,
     members,
     tokens,
@@ -215,14 +216,22 @@ class Criteria:
         if not waiting:
             return
         watched: list[_Call] = []
+        sent: list[_Call] = []
         for node in walk.nodes:
             call = waiting.get((node.name(), node._sequence_nr()))
             if call is not None:
                 call.sent = True
+                sent.append(call)
                 if call.kind in IN_LOGARITHMS and call.chain:
                     watched.append(call)
         for call in watched:
             call.shared = is_shared(set(call.chain), walk.nodes)
+        for call in sent:
+            if call.near and call.shape_of is not None and not call.shape_of.causal:
+                with unseen(), torch.no_grad():
+                    causal = is_causal(walk.nodes, call.near[0][1]["fits_0"])
+                for _, summary in call.near:
+                    summary["causal"] = causal
 
     def forget(self) -> None:
         """The update is over, or graphs are walked no more: tokens of this one are of no use."""
@@ -231,10 +240,14 @@ class Criteria:
 
     # -- what is told ------------------------------------------------------------------------------------
 
-    def of(self, update: Update) -> Seen:
-        """What was read until this update, since another one was asked about. Values are read here."""
-        if update.updates != self._told:
-            self._told = update.updates
+    def of(self, update: Update | None) -> Seen:
+        """What was read since another update was asked about, until this one, or the end of the run (None).
+
+        Values are read here.
+        """
+        number = -2 if update is None else update.updates
+        if number != self._told:
+            self._told = number
             pending, self._pending = self._pending, _Pending()
             for call in pending.calls:
                 if not call.sent and not call.waited:
@@ -289,7 +302,7 @@ def _call_told(call: _Call, read: Mapping[int, Numbers]) -> CriterionReading:
         target_shape=call.target_shape,
         numbers=read[id(call.summary)],
         near=tuple(
-            NearReading(name, shape.causal, shape.filler, read[id(numbers)])
+            NearReading(name, shape.causal or bool(read[id(numbers)].get("causal")), shape.filler, read[id(numbers)])
             for name, numbers in call.near
             if shape is not None
         ),

@@ -16,6 +16,7 @@ OF_CLASSES = ("cross_entropy", "nll_loss")
 _TOKENS = 3
 """Token tensors of one forward that targets are laid beside."""
 _MEMBERS = 32  # of a batch
+_MASKS = 4  # of attention that are looked at
 _DEEPEST = 16  # views between a loss and what made its input
 _VIEWS = (
     *("View", "UnsafeView", "Reshape", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "Permute", "T", "Clone"),
@@ -112,3 +113,29 @@ def is_shared(chain: set[Key], nodes: Iterable[Any]) -> bool:
         if not chain.isdisjoint(behind):
             users.add((node.name(), node._sequence_nr()))
     return len(users - chain) > 1
+
+
+def is_causal(nodes: Iterable[Any], like: Tensor) -> Tensor:
+    """Whether attention in this graph lets no position see a later one, as its fused kernels or its masks say.
+
+    Args:
+        nodes: of the graph.
+        like: a tensor on the device of the answer.
+    """
+    looked = 0
+    for node in nodes:
+        name = node.name()
+        if name.startswith("ScaledDotProduct") and getattr(node, "_saved_is_causal", False):
+            return like.new_tensor(1)
+        if name.startswith("MaskedFill") and looked < _MASKS:
+            looked += 1
+            mask = getattr(node, "_saved_mask", None)
+            if (
+                is_plain(mask)
+                and mask.dtype is torch.bool
+                and mask.dim() > 1
+                and mask.shape[-1] == mask.shape[-2] > 1
+            ):
+                one = mask.reshape(-1, *mask.shape[-2:])[0]
+                return (one == torch.ones_like(one).triu(1)).all().to(like.device, like.dtype)
+    return like.new_tensor(0)
