@@ -85,6 +85,7 @@ class _Door:
     update: int
     unmasked: bool
     shape: tuple[int, ...]
+    tensors: int
     summary: Summary
     of: ModelShape
 
@@ -147,9 +148,10 @@ class Criteria:
                 summary = of_input(first, ())
             elif self._tokens and shape.filler is not None:
                 summary, _ = of_tokens(self._tokens[0].ids, shape.filler)
+        tensors = sum(isinstance(each, Tensor) for each in values.values())
         unmasked = shape.takes_mask and shape.two_way and values.get("attention_mask") is None
         self._pending.doors.append(
-            _Door(type(module).__name__, site, update, unmasked, tuple(first.shape), summary, shape)
+            _Door(type(module).__name__, site, update, unmasked, tuple(first.shape), tensors, summary, shape)
         )
 
     def called(
@@ -318,5 +320,6 @@ def _door_told(door: _Door, read: Mapping[int, Numbers]) -> DoorReading:
         filler=door.of.filler,
         first=door.of.first,
         shape=door.shape,
+        tensors=door.tensors,
         numbers=read.get(id(door.summary), {}),
     )

@@ -1,7 +1,9 @@
 """Checks of learning curves, as far as the run was told its losses (`loopkit.log`, `Loop`)."""
 
 CHECKS = (
+    "loopkit_plugins.checks.curves.init_loss_off:InitLossOff",
     "loopkit_plugins.checks.curves.loss_not_decreasing:LossNotDecreasing",
     "loopkit_plugins.checks.curves.loss_unstable:LossUnstable",
+    "loopkit_plugins.checks.curves.output_collapse:OutputCollapse",
     "loopkit_plugins.checks.curves.train_val_gap:TrainValGap",
 )
