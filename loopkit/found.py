@@ -1,17 +1,22 @@
-"""The findings of a run, each with what its count is made of and which processes showed it."""
+"""The findings of a run, each with what its count is made of and which processes showed it.
+
+One cause, one finding: symptoms (a loss that does not fall) are not shown beside an error that explains them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from loopkit.finding import Finding, Severity
+from loopkit.finding import Confidence, Finding, Severity
 from loopkit.parts import Part
 from loopkit.signature import Signature
 from loopkit.silence import Filter, inline_reason
 
 HERE = "this process"
+_GRAVEST = [Severity.ERROR, Severity.WARNING, Severity.INFO]
+_SUREST = [Confidence.PROOF, Confidence.FACT, Confidence.PROBE, Confidence.HEURISTIC]
 
 
 class Found:
@@ -65,20 +70,25 @@ class Found:
 
 
 class Findings:
-    """What a run has found and shows, in the order it was first seen.
+    """What a run has found and shows.
 
     Args:
         filters: what a watch selects and ignores; watches that join bring more.
         inline: comments in the user's files silence too: where the run reports, and is no part of another's.
+        symptoms: asked for the rules whose findings any error explains.
 
     Attributes:
         silenced: findings that are not shown, with the reason.
     """
 
-    def __init__(self, filters: Sequence[Filter], *, inline: bool) -> None:
+    def __init__(
+        self, filters: Sequence[Filter], *, inline: bool, symptoms: Callable[[], Collection[str]] = tuple
+    ) -> None:
         self.silenced: list[tuple[Finding, str]] = []
         self._filters = filters
         self._inline = inline
+        self._symptoms = symptoms
+        self._explains: dict[tuple[object, ...], list[str]] = {}
         self._known: dict[tuple[object, ...], Found] = {}
 
     def add(self, finding: Finding, signature: Signature | None) -> bool:
@@ -89,6 +99,8 @@ class Findings:
             known = self._known[finding.key] = Found(finding)
         if known is not None:
             known.here(finding.rank, signature)
+        if is_new and finding.severity is Severity.ERROR:
+            self._explain(finding)
         return is_new
 
     def merge(self, parts: Mapping[str, Part]) -> list[Found]:
@@ -100,23 +112,60 @@ class Findings:
                 if known is None and self._is_shown(finding):
                     known = self._known[finding.key] = Found(finding)
                     new.append(known)
+                    if finding.severity is Severity.ERROR:
+                        self._explain(finding)
                 if known is not None:
                     known.elsewhere(name, finding, part.process)
         return new
 
     def told(self, occurrences: Mapping[Signature, int]) -> list[Finding]:
-        """Each with its count."""
-        return [found.told(occurrences, HERE) for found in self._known.values()]
+        """Each with its count: the gravest first, of those the surest, of those the one that was seen first."""
+        every = [self._with_symptoms(found.told(occurrences, HERE)) for found in self._known.values()]
+        return sorted(
+            every, key=lambda finding: (_GRAVEST.index(finding.severity), _SUREST.index(finding.confidence))
+        )
 
     def worst(self) -> Severity | None:
         """The highest severity found, or None."""
-        order = [Severity.INFO, Severity.WARNING, Severity.ERROR]
-        return max((found.finding.severity for found in self._known.values()), key=order.index, default=None)
+        return min((found.finding.severity for found in self._known.values()), key=_GRAVEST.index, default=None)
+
+    def _explain(self, cause: Finding) -> None:
+        """An error was found: what it explains is no finding of its own any more."""
+        if cause.rule in self._symptoms():
+            return
+        for key, found in list(self._known.items()):
+            if found.finding.rule in self._symptoms():
+                del self._known[key]
+                self._silence(found.finding, self._explained(found.finding, cause))
+
+    def _explained(self, symptom: Finding, cause: Finding) -> str:
+        explains = self._explains.setdefault(cause.key, [])
+        if symptom.rule not in explains:
+            explains.append(symptom.rule)
+        return f"explained by {cause.rule}"
+
+    def _with_symptoms(self, finding: Finding) -> Finding:
+        explains = self._explains.get(finding.key)
+        if not explains:
+            return finding
+        return dataclasses.replace(finding, evidence={**finding.evidence, "explains": sorted(explains)})
+
+    def _cause_of(self, finding: Finding) -> str | None:
+        if finding.rule not in self._symptoms():
+            return None
+        errors = (found.finding for found in self._known.values() if found.finding.severity is Severity.ERROR)
+        cause = next((each for each in errors if each.rule not in self._symptoms()), None)
+        return self._explained(finding, cause) if cause is not None else None
+
+    def _silence(self, finding: Finding, reason: str) -> None:
+        if all(finding.key != silent.key for silent, _ in self.silenced):
+            self.silenced.append((finding, reason))
 
     def _is_shown(self, finding: Finding) -> bool:
         """Whether nothing silences the finding; what does is kept."""
-        reason = next((why for each in self._filters if (why := each.reason(finding.rule))), None)
+        reason = next((why for each in self._filters if (why := each.hides(finding))), None)
         reason = reason or (inline_reason(finding) if self._inline else None)
-        if reason is not None and all(finding.key != silent.key for silent, _ in self.silenced):
-            self.silenced.append((finding, reason))
+        reason = reason or self._cause_of(finding)
+        if reason is not None:
+            self._silence(finding, reason)
         return reason is None

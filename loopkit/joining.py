@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -17,9 +17,11 @@ from typing import Any
 from loopkit.asleep import Asleep, Ticket
 
 
-def join(folder: str, checks: Sequence[str], user_folders: Sequence[str]) -> None:
+def join(
+    folder: str, checks: Sequence[str], user_folders: Sequence[str], thresholds: Mapping[str, Mapping[str, float]]
+) -> None:
     """Be watched from the first sign of training on, if there ever is one."""
-    ticket = Ticket(folder, tuple(checks), tuple(user_folders))
+    ticket = Ticket(folder, tuple(checks), tuple(user_folders), thresholds)
     if "torch" in sys.modules:
         Asleep(ticket, _wake)
     else:

@@ -13,13 +13,15 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pluggy
 
 from loopkit import hookspecs
+from loopkit.config import Thresholds, tune
 from loopkit.errors import LoopkitError, PluginError, StopTraining, did_you_mean
-from loopkit.finding import Finding
+from loopkit.finding import Confidence, Finding
 
 GROUP = hookspecs.PROJECT
 """The entry-point group of plugins, ours and everyone else's."""
@@ -111,10 +113,16 @@ class Manager:
     Attributes:
         checks_only: leave plugins without a `rule` (sinks, controls) out when loading: another process has them;
             but not those with `every_rank`, which would end the loop of one process alone.
+        probes: load installed checks that run extra forwards or backwards, which are otherwise left out.
+        thresholds: numbers of checks that were set otherwise, by rule; for those that come from now on.
     """
 
-    def __init__(self, *, checks_only: bool = False) -> None:
+    def __init__(
+        self, *, checks_only: bool = False, probes: bool = False, thresholds: Thresholds = MappingProxyType({})
+    ) -> None:
         self.checks_only = checks_only
+        self.probes = probes
+        self.thresholds = dict(thresholds)
         self._pluggy = pluggy.PluginManager(hookspecs.PROJECT)
         self._pluggy.add_hookspecs(hookspecs)
         self.hook = self._pluggy.hook
@@ -138,17 +146,21 @@ class Manager:
         """The registered plugins that have a `rule`."""
         return [plugin for _, plugin in self.plugins() if _is_check(plugin)]
 
+    def symptoms(self) -> frozenset[str]:
+        """The rules of checks that say `symptom = True`: any error explains what they find."""
+        return frozenset(str(check.rule) for check in self.checks() if getattr(check, "symptom", False))  # type: ignore[attr-defined]
+
     def load_installed(self, skip: Iterable[str] = ()) -> None:
         """Load what is installed, but for the plugins or families named in `skip`."""
         failures: list[Failure] = []
         left_out = set(skip)
         for offer in installed(failures):
             if not left_out & {offer.name, offer.entry, offer.target} and not self._pluggy.has_plugin(offer.name):
-                self.load(offer.target, offer.name)
+                self.load(offer.target, offer.name, installed=True)
         for failure in failures:
             self._fail(failure)
 
-    def load(self, target: str, name: str | None = None) -> bool:
+    def load(self, target: str, name: str | None = None, *, installed: bool = False) -> bool:
         """Import `module:Name` and add it; whether that worked. A failure is recorded, not raised."""
         name = name or _name(target)
         try:
@@ -161,10 +173,16 @@ class Manager:
             return all(loaded)
         if self.checks_only and not _is_check(plugin) and not getattr(plugin, "every_rank", False):
             return True  # another process has it
+        if installed and not self.probes and getattr(plugin, "confidence", None) is Confidence.PROBE:
+            return True
         return self.add(plugin, name)
 
     def add(self, plugin: Any, name: str | None = None) -> bool:
-        """Add a plugin: a class, made afresh for this run, or an object. Whether that worked."""
+        """Add a plugin: a class, made afresh for this run, or an object. Whether that worked.
+
+        Raises:
+            UsageError: a threshold is set that it does not have.
+        """
         name = name or _name_of(plugin)
         if isinstance(plugin, type):
             try:
@@ -172,6 +190,7 @@ class Manager:
             except Exception as error:  # noqa: BLE001
                 self._fail(Failure(name, "construction", _told(error)))
                 return False
+            tune(plugin, self.thresholds)
         if self._guard_of(plugin) is not None:
             return True
         try:

@@ -29,6 +29,7 @@ from loopkit.callsite import CallSites
 from loopkit.hookspecs import hookimpl
 from loopkit.parts import Folder, Part
 from loopkit.run import Run
+from loopkit.shares import Shares
 from loopkit.taps.patch import Cell
 
 PATIENCE = 10.0
@@ -98,6 +99,7 @@ class PartWriter:
             not_checked=run.not_checked() if finished else run.notes(),
             failures=run.failures,
             finished=finished,
+            shares=run.instrument(Shares).mine,
         )
         try:
             self._folder.write(self._name, part)
@@ -161,7 +163,8 @@ class Processes:
         folder = self.folder() if checks else None
         if folder is None:
             return None
-        return Ticket(folder.path, checks, tuple(run.instrument(CallSites).user_folders))
+        folders = tuple(run.instrument(CallSites).user_folders)
+        return Ticket(folder.path, checks, folders, run.manager.thresholds)
 
     def gather(self, run: Run) -> None:
         """The loop has ended: let the run take in the parts of the others, if this process is to report them."""
@@ -179,7 +182,7 @@ class Processes:
         parts = taken.read()
         taken.remove()
         parts.pop(self._own_name(), None)
-        run.merge(parts)
+        _take_in(run, parts)
         _note_open_ends(run, list(parts.values()))
 
     def _own_name(self) -> str:
@@ -198,7 +201,7 @@ class Processes:
         if self._folder is not None:
             parts = self._folder.read()
             parts.pop(self._own_name(), None)
-            run.merge(parts)
+            _take_in(run, parts)
 
     def saved(self) -> bool:
         """Whether another process can read all that this one has found."""
@@ -223,6 +226,11 @@ class Processes:
         if run.program and len(others) < self.launch.local_size - 1:
             return True
         return any(not part.finished and ranks.alive(part.pid) for part in others)
+
+
+def _take_in(run: Run, parts: dict[str, Part]) -> None:
+    run.instrument(Shares).heard(part.shares for part in parts.values())
+    run.merge(parts)
 
 
 def _note_open_ends(run: Run, parts: list[Part]) -> None:
@@ -276,7 +284,7 @@ import sys
 sys.path.append({root!r})
 try:
     from loopkit.joining import join
-    join({folder!r}, {checks!r}, {user_folders!r})
+    join({folder!r}, {checks!r}, {user_folders!r}, {thresholds!r})
 except Exception:
     pass
 finally:
@@ -295,7 +303,11 @@ class _Handed:
         checks = [name for each in self._ticket.checks if (name := _importable(each)) is not None]
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         source = _ARRIVAL.format(
-            root=root, folder=self._ticket.folder, checks=checks, user_folders=list(self._ticket.user_folders)
+            root=root,
+            folder=self._ticket.folder,
+            checks=checks,
+            user_folders=list(self._ticket.user_folders),
+            thresholds={rule: dict(given) for rule, given in self._ticket.thresholds.items()},
         )
         return exec, (source, {})
 

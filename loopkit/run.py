@@ -23,6 +23,7 @@ from loopkit.models import Models
 from loopkit.notes import Notes
 from loopkit.parts import Part
 from loopkit.recorder import Recorder
+from loopkit.replicas import Replicas
 from loopkit.rulebook import rules
 from loopkit.signature import Signature
 from loopkit.silence import Filter, Silence, silences
@@ -52,7 +53,7 @@ class Run(Ending):
         self.part = part
         self.logged: dict[str, int] = {}
         self.filters = filters if filters is not None else []
-        self._found = Findings(self.filters, inline=not part)
+        self._found = Findings(self.filters, inline=not part, symptoms=manager.symptoms)
         self.silenced = self._found.silenced
         self.heard: frozenset[str] = frozenset()
         self.busy = True  # an event now is not of the user's making; also before the start and after the end
@@ -66,6 +67,8 @@ class Run(Ending):
         self._others: list[Part] = []
         instruments = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
         self.recorder = Recorder(*instruments, self._judge)
+        self._instruments |= self.recorder.losses.instruments()
+        self.recorder.replicas = self.instrument(Replicas)
         self.history = self.recorder.history
         manager.when_one_fails(self._plugin_failed)
 
@@ -83,7 +86,7 @@ class Run(Ending):
 
     @property
     def findings(self) -> list[Finding]:
-        """What was found so far, in the order it was first seen, each with its count."""
+        """What was found so far, each with its count, the gravest and surest first."""
         return self._found.told(self.history.occurrences)
 
     @property
@@ -169,9 +172,9 @@ class Run(Ending):
             rows.update(dict(part.rows))
         return rows.most_common()
 
-    def schedules(self) -> list[SchedulerReading]:
-        """The last advance of each scheduler, in the order they were met; of many that are gone, the latest."""
-        return self.recorder.schedules()
+    def schedules(self, *, unused: bool = False) -> list[SchedulerReading]:
+        """The last advance of each scheduler, or those that never did, as met; of many that are gone, the latest."""
+        return self.recorder.schedules(unused=unused)
 
     def unfinished_row(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""

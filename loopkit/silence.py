@@ -10,9 +10,12 @@ from __future__ import annotations
 import linecache
 import re
 import tokenize
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from loopkit.baseline import REASON, Baseline
+from loopkit.config import Config, matches
 from loopkit.errors import did_you_mean
 from loopkit.finding import Finding, Place
 
@@ -26,23 +29,44 @@ class Filter:
     Args:
         select: only these rules; None for all.
         ignore: not these.
+        per_file: patterns of files, and the rules that are not shown in files that match.
+        folder: which the patterns are relative to.
+        baseline: findings that are known already.
     """
 
     select: frozenset[str] | None = None
     ignore: frozenset[str] = frozenset()
+    per_file: Mapping[str, Collection[str]] = field(default_factory=dict)
+    folder: Path = field(default_factory=Path.cwd)
+    baseline: Baseline | None = None
 
     @classmethod
-    def of(cls, select: Iterable[str] | None, ignore: Iterable[str]) -> Filter:
-        """From what a user passed."""
-        return cls(None if select is None else frozenset(select), frozenset(ignore))
+    def of(cls, select: Iterable[str] | None, ignore: Iterable[str], config: Config | None = None) -> Filter:
+        """From what a user passed, and what a project has set for single files."""
+        chosen = None if select is None else frozenset(select)
+        if config is None:
+            return cls(chosen, frozenset(ignore))
+        known = Baseline.read(config.baseline) if config.baseline is not None else None
+        return cls(chosen, frozenset(ignore), config.per_file_ignores, config.folder, known)
 
     def reason(self, rule: str) -> str | None:
-        """Why a finding of `rule` is not shown, or None when it is."""
+        """Why no finding of `rule` is shown, or None when they are."""
         if rule in self.ignore:
             return "ignored by name"
         if self.select is not None and rule not in self.select:
             return "not selected"
         return None
+
+    def hides(self, finding: Finding) -> str | None:
+        """Why this finding is not shown, or None when it is."""
+        reason = self.reason(finding.rule)
+        if reason is None and finding.place is not None:
+            patterns = [pattern for pattern, rules in self.per_file.items() if finding.rule in rules]
+            hit = next((each for each in patterns if matches(finding.place.file, each, self.folder)), None)
+            reason = f"ignored in {hit}" if hit is not None else None
+        if reason is None and self.baseline is not None and self.baseline.knows(finding):
+            reason = REASON
+        return reason
 
 
 def inline_reason(finding: Finding) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from loopkit import asleep, ranks, taps
 from loopkit.asleep import Asleep, Ticket
 from loopkit.callsite import CallSites
+from loopkit.config import Config, Thresholds, tune
 from loopkit.errors import PluginError, StopTraining, UsageError
 from loopkit.manager import Manager, fetch
 from loopkit.parts import Folder
@@ -105,7 +106,7 @@ def open_child(ticket: Ticket) -> None:
         for folder in ticket.user_folders:
             run.instrument(CallSites).add_user_folder(folder)
         for check in ticket.checks:
-            _add_anew(run, check)
+            _add_anew(run, check, ticket.thresholds)
         run.refresh()
         opened.listen()
         _open = opened
@@ -117,10 +118,11 @@ def open_child(ticket: Ticket) -> None:
     multiprocessing.util.Finalize(None, _end_of_child, (opened,), exitpriority=0)
 
 
-def _add_anew(run: Run, check: Any) -> None:
+def _add_anew(run: Run, check: Any, thresholds: Thresholds) -> None:
     """Give a child a check of its own: one that holds what the parent saw would judge both as one."""
     try:
         made = (fetch(check) if isinstance(check, str) else check)()
+        tune(made, thresholds)
     except Exception as error:  # noqa: BLE001
         rule = getattr(check, "rule", str(check))
         run.could_not_check(rule, f"in child processes: it cannot be made anew there ({error})")
@@ -160,9 +162,11 @@ class Watch:
         program: the watch is around a whole program: a plugin that asks for its end ends the training loop alone,
             where that can be done.
         wanted: `"module:Name"` strings; one that cannot be loaded is a failure of the run, and none of the watch.
+        probe: also run what needs extra forwards and backwards, on copies of the model.
+        config: what the project has set for single files, its baseline and its thresholds.
 
     Raises:
-        UsageError: a rule is named that no plugin has.
+        UsageError: a rule is named that no plugin has, or a threshold that its rule does not have.
         PluginError: a `"module:Name"` names nothing.
     """
 
@@ -177,6 +181,8 @@ class Watch:
         taps_if: Callable[[Run], bool] | None = None,
         program: bool = False,
         wanted: Sequence[str] = (),
+        config: Config | None = None,
+        probe: bool = False,
     ) -> None:
         if isinstance(select, str) or isinstance(ignore, str):
             raise UsageError("select and ignore take a list of rule names, not one string")
@@ -188,11 +194,14 @@ class Watch:
         self._taps_if = taps_if
         self._program = program
         self._wanted = wanted
+        self._probe = probe
+        self._config = config if config is not None else Config()
         self.all_loaded = True
         self._joined: list[tuple[_Open, Filter, list[object]]] = []
         own = frozenset(rule for each in plugins if isinstance(rule := getattr(each, "rule", None), str))
-        if self._ignore or self._select:
-            check_slugs(self._ignore + (self._select or []), own)
+        named = self._ignore + (self._select or []) + self._config.rules()
+        if named:
+            check_slugs(named, own)
 
     def __enter__(self) -> Run:
         global _open
@@ -201,7 +210,7 @@ class Watch:
         first = _open is None
         opened = _open if _open is not None else self._opened()
         before = {id(plugin) for _, plugin in opened.run.manager.plugins()}
-        filters = Filter.of(self._select, self._ignore)
+        filters = Filter.of(self._select, self._ignore, self._config)
         self._add_plugins(opened.run.manager)
         added = [plugin for _, plugin in opened.run.manager.plugins() if id(plugin) not in before]
         opened.run.filters.append(filters)
@@ -259,7 +268,7 @@ class Watch:
         return watched
 
     def _opened(self) -> _Open:
-        run = Run(Manager(checks_only=not ranks.leads()))
+        run = Run(Manager(checks_only=not ranks.leads(), probes=self._probe, thresholds=self._config.thresholds))
         run.program = run.stops_softly = self._program
         return _Open(run, Processes(), self._skip)
 
@@ -282,6 +291,7 @@ def watch(
     plugins: Sequence[Any] = (),
     autoload: bool = True,
     skip: Iterable[str] = (),
+    probe: bool = False,
 ) -> Watch:
     """Watch the training loops inside a `with` block or a decorated function; see `Watch`."""
-    return Watch(select=select, ignore=ignore, plugins=plugins, autoload=autoload, skip=skip)
+    return Watch(select=select, ignore=ignore, plugins=plugins, autoload=autoload, skip=skip, probe=probe)

@@ -2,7 +2,7 @@
 
 | torch call | event | file |
 |---|---|---|
-| iterating a `DataLoader` | `batch_loaded` | `loader.py` |
+| iterating a `DataLoader` | `batch_loaded`, `loader_started`, `loader_exhausted` | `loader.py` |
 | calling the outermost `Module` | `before_forward`, `after_forward` | `module.py` |
 | a `torch.nn.functional` loss, while graphs are walked | none: `Criteria` reads it | `values.py` |
 | calling it without gradients | `evaluation_started`, `evaluation_finished` | `criterion.py` |
@@ -16,6 +16,7 @@
 | `LRScheduler.step` | `scheduler_stepped` | `scheduler.py` |
 | `Module.train`, `Module.eval` | `mode_changed` | `mode.py` |
 
+`ddp.py` hears what makes no event: wrappers made, states loaded, collectives of the program's own.
 All but checkpoints, modes and evaluations also feed the record of the current update, so they are installed in every
 run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an event.
 """
@@ -31,6 +32,7 @@ from loopkit.taps import (
     checkpoint,
     clipping,
     criterion,
+    ddp,
     loader,
     mode,
     module,
@@ -48,6 +50,7 @@ ALWAYS: tuple[Callable[[Run], Handle], ...] = (
     amp.install,
     optimizer.install,
     scheduler.install,
+    ddp.install,
 )
 IF_HEARD: dict[str, Callable[[Run], Handle]] = {
     "mode_changed": mode.install,

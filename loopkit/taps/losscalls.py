@@ -45,7 +45,7 @@ class LossCalls:
             self._unwrap()
 
     def _wrap(self) -> None:
-        _let_dynamo_look()
+        let_dynamo_look()
         for each, ours in self._wrappers:
             if vars(each.owner)[each.name] is ours.__wrapped__:
                 setattr(each.owner, each.name, ours)
@@ -72,7 +72,7 @@ def _dynamo_table() -> dict[Any, Any]:
     return made
 
 
-def _let_dynamo_look() -> None:
+def let_dynamo_look() -> None:
     """Dynamo keeps a table of torch's functions, made from their names when first needed: not while they are ours."""
     rules = sys.modules.get("torch._dynamo.trace_rules")
     look = getattr(rules, "get_torch_obj_rule_map", None)

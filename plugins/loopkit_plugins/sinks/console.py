@@ -95,7 +95,9 @@ def summary(run: Run) -> list[str]:
     for finding in findings:
         place = f"{relative(finding.place.file, run.folder)}:{finding.place.line}" if finding.place else "(no line)"
         times = f"  in {_counted(finding.count, 'update')}" if finding.count > 1 else ""
-        lines.append(f"  {finding.severity!s:<8} {place}  {finding.rule}{times}{_whose(finding)}")
+        explains = finding.evidence.get("explains")
+        more = f"  (explains {', '.join(explains)})" if explains else ""
+        lines.append(f"  {finding.severity!s:<8} {place}  {finding.rule}{times}{_whose(finding)}{more}")
     lines += _loop(run)
     if run.stopping is not None:
         lines.append(f"  stopped      {run.stopping}" if not run.ran_on else f"  ran on       {run.ran_on}")

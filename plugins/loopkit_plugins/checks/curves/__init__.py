@@ -5,5 +5,9 @@ CHECKS = (
     "loopkit_plugins.checks.curves.loss_not_decreasing:LossNotDecreasing",
     "loopkit_plugins.checks.curves.loss_unstable:LossUnstable",
     "loopkit_plugins.checks.curves.output_collapse:OutputCollapse",
+CHECKS: tuple[str, ...] = (
+    "loopkit_plugins.checks.curves.loss_not_decreasing:LossNotDecreasing",
+    "loopkit_plugins.checks.curves.loss_unstable:LossUnstable",
+    "loopkit_plugins.checks.curves.nonfinite_values:NonfiniteValues",
     "loopkit_plugins.checks.curves.train_val_gap:TrainValGap",
 )

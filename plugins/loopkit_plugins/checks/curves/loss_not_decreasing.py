@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from loopkit import Confidence, CurveKind, CurveLog, CurveReading, Finding, Run, Severity, hookimpl
-
-_LONG = 200  # updates; a flat loss over fewer is a trial
-_SAME = 8  # values that are the same to the last bit
 
 
 class LossNotDecreasing:
@@ -17,7 +14,7 @@ class LossNotDecreasing:
     What it looks for
         When the run ends, in the training loss that was logged as "train/loss": a curve that has been flat since its
         first half at more than 0.8 of its first value; or, in runs of 200 updates and more, the last eight values or
-        more the same to the last bit, which no change of the weights would leave them.
+        more the same to the last bit, which no change of the weights would leave them (thresholds `updates`, `same`).
 
     Why that hurts
         The model learns nothing, or next to nothing, and the run costs as much as one that does.
@@ -45,6 +42,11 @@ class LossNotDecreasing:
     rule = "loss-not-decreasing"
     severity = Severity.WARNING
     confidence = Confidence.HEURISTIC
+    symptom = True
+    thresholds: ClassVar[Mapping[str, float]] = {
+        "updates": 200,  # a flat loss over fewer is a trial
+        "same": 8,  # values that are the same to the last bit
+    }
 
     @hookimpl
     def metric_logged(self, run: Run, name: str, value: Any, step: int) -> None:
@@ -53,12 +55,10 @@ class LossNotDecreasing:
 
     @hookimpl
     def run_finished(self, run: Run) -> Iterator[Finding]:
-        """Read the curves, unless an error explains them."""
+        """Read the curves."""
         log = run.instrument(CurveLog)
-        if any(finding.severity is Severity.ERROR for finding in run.findings):
-            return
         same = log.repeats("train/loss")
-        if same >= _SAME and run.steps >= _LONG:
+        if same >= self.thresholds["same"] and run.steps >= self.thresholds["updates"]:
             value = log.curve("train/loss")[-1][1]
             began = log.curve("train/loss")[-same][0]
             seen = f"the last {same} training losses, since step {began:,.0f}, are all exactly {value:.6g}"
@@ -66,7 +66,7 @@ class LossNotDecreasing:
             return
         for reading in log.of_kind(CurveKind.UNDERFITTING):
             fell = reading.numbers["first"] - reading.numbers["last"] > 2 * reading.numbers["noise"]
-            severity = Severity.INFO if fell or run.steps < _LONG else Severity.WARNING
+            severity = Severity.INFO if fell or run.steps < self.thresholds["updates"] else Severity.WARNING
             yield self._finding(log, reading.seen, severity, int(reading.began or 0), _evidence(reading))
 
     def _finding(self, log: CurveLog, seen: str, severity: Severity, step: int, evidence: dict[str, Any]) -> Finding:

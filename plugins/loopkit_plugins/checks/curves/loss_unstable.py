@@ -38,6 +38,7 @@ class LossUnstable:
     rule = "loss-unstable"
     severity = Severity.WARNING
     confidence = Confidence.HEURISTIC
+    symptom = True
 
     @hookimpl
     def metric_logged(self, run: Run, name: str, value: Any, step: int) -> None:
@@ -46,10 +47,8 @@ class LossUnstable:
 
     @hookimpl
     def run_finished(self, run: Run) -> Iterator[Finding]:
-        """Read the curves, unless an error explains them."""
+        """Read the curves."""
         log = run.instrument(CurveLog)
-        if any(finding.severity is Severity.ERROR for finding in run.findings):
-            return
         for reading in log.of_kind(CurveKind.DIVERGING, CurveKind.ERRATIC):
             yield self._finding(log, reading)
 

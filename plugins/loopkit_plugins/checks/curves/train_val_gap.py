@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from loopkit import Confidence, CurveKind, CurveLog, CurveReading, Finding, Run, Severity, hookimpl
-
-_MUCH = 1.5  # times its lowest value, from which on a rise of the validation loss is more than a remark
-_EVALUATIONS = 6
 
 
 class TrainValGap:
@@ -36,7 +33,7 @@ class TrainValGap:
     Left alone
         A validation loss below training's by less than ten times, which dropout, augmentation and label smoothing
         make; one that stays level above training's; a rise that may be noise. A rise of less than half, or in fewer
-        than six evaluations, is only said (info), and so is a loss that is too low.
+        than six evaluations (thresholds `rise`, `evaluations`), is only said (info), as is a loss that is too low.
 
     What it costs
         One call a logged number; tensors among them are copied and read 64 at a time. The rest when the run ends.
@@ -45,6 +42,11 @@ class TrainValGap:
     rule = "train-val-gap"
     severity = Severity.WARNING
     confidence = Confidence.HEURISTIC
+    symptom = True
+    thresholds: ClassVar[Mapping[str, float]] = {
+        "rise": 1.5,  # times its lowest value, from which on a rise of the validation loss is more than a remark
+        "evaluations": 6,
+    }
 
     @hookimpl
     def metric_logged(self, run: Run, name: str, value: Any, step: int) -> None:
@@ -53,9 +55,9 @@ class TrainValGap:
 
     @hookimpl
     def run_finished(self, run: Run) -> Iterator[Finding]:
-        """Read the curves, unless an error explains them, or training was not logged."""
+        """Read the curves, unless training was not logged."""
         log = run.instrument(CurveLog)
-        if any(finding.severity is Severity.ERROR for finding in run.findings) or not log.curve("train/loss"):
+        if not log.curve("train/loss"):
             return
         for reading in log.of_kind(CurveKind.OVERFITTING, CurveKind.TOO_LOW):
             yield self._finding(log, reading)
@@ -63,7 +65,8 @@ class TrainValGap:
     def _finding(self, log: CurveLog, reading: CurveReading) -> Finding:
         numbers = reading.numbers
         overfits = reading.kind is CurveKind.OVERFITTING
-        much = overfits and numbers["points"] >= _EVALUATIONS and numbers["last"] >= _MUCH * abs(numbers["best"])
+        much = overfits and numbers["points"] >= self.thresholds["evaluations"]
+        much = much and numbers["last"] >= self.thresholds["rise"] * abs(numbers["best"])
         return Finding(
             rule=self.rule,
             severity=Severity.WARNING if much else Severity.INFO,
