@@ -38,8 +38,11 @@ _TOP, _BOTTOM = 1 << 52, -(1 << 52)  # a double holds these exactly
 
 
 def is_plain(value: object) -> TypeGuard[Tensor]:
-    """A dense tensor whose values are its own: no fake, sharded or nested one, and none in a graph being captured."""
-    if type(value) not in (Tensor, nn.Parameter):
+    """A dense tensor whose values are its own: no fake, sharded or nested one, and none in a graph being captured.
+
+    Inside `torch.func` transforms nothing is: a tensor of all samples passes for one of a sample there.
+    """
+    if type(value) not in (Tensor, nn.Parameter) or torch._C._functorch.maybe_current_level() is not None:
         return False
     assert isinstance(value, Tensor)
     if value.layout is not torch.strided or value.is_meta or value.is_quantized or value.is_complex():
