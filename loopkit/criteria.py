@@ -304,11 +304,15 @@ def _call_told(call: _Call, read: Mapping[int, Numbers]) -> CriterionReading:
         target_shape=call.target_shape,
         numbers=read[id(call.summary)],
         near=tuple(
-            NearReading(name, shape.causal or bool(read[id(numbers)].get("causal")), shape.filler, read[id(numbers)])
+            NearReading(name, _is_causal(shape, read[id(numbers)]), shape.filler, read[id(numbers)])
             for name, numbers in call.near
             if shape is not None
         ),
     )
+
+
+def _is_causal(shape: ModelShape, numbers: Numbers) -> bool:
+    return not shape.two_way and (shape.causal or bool(numbers.get("causal")))
 
 
 def _door_told(door: _Door, read: Mapping[int, Numbers]) -> DoorReading:

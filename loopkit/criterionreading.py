@@ -54,7 +54,7 @@ class NearReading:
 
     Args:
         name: of the model's argument.
-        causal: the model has attention that is causal.
+        causal: the model looks back alone: its attention is causal, or it is one recurrent layer.
         filler: the id that the model's embeddings declare as padding (`padding_idx`), or None.
         numbers: see `lossvalues.py`.
     """

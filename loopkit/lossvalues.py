@@ -16,6 +16,7 @@ The numbers of a summary, by name:
 | `off_0`, `off_1`, `off_2` | targets and tokens | targets that differ from the token 0, 1, 2 positions on |
 | `fits_0`, `fits_1`, `fits_2` | targets and tokens | targets compared for that |
 | `pads`, `padded_rows`, `full_rows` | tokens | filler at the ends of rows; rows with it, and without |
+| `empty_rows` | tokens | rows of filler alone |
 | `inside`, `last_low`, `last_high` | tokens | filler elsewhere; extremes of what comes just before the filler |
 | `pads_counted`, `pad_low`, `pad_high` | targets | of those at these ends: how many count, and their extremes |
 | `like_pad`, `dropped` | targets | elsewhere: how many equal `pad_low`, and how many are ignored |
@@ -114,6 +115,7 @@ def of_tokens(ids: Tensor, filler: int) -> tuple[Summary, Tensor]:
         "pads": ends.sum(),
         "padded_rows": padded.sum(),
         "full_rows": (~padded).sum(),
+        "empty_rows": ends.all(1).sum(),
         "inside": (is_filler & ~ends).sum(),
     }
     low, high = _span(ids[:, :-1], ends[:, 1:] & ~ends[:, :-1]) if ids.shape[1] > 1 else (ends.sum(), ends.sum())

@@ -26,7 +26,7 @@ def found(loop: Callable[[], Any]) -> list[Finding]:
 class Recurrent(nn.Module):
     def __init__(self, layers: int = 1, both_ways: bool = False) -> None:
         super().__init__()
-        self.embed, self.head = nn.Embedding(WORDS, 8), nn.LazyLinear(WORDS)
+        self.embed, self.head = nn.Embedding(WORDS, 8), nn.Linear(8, WORDS)
         self.layers = nn.ModuleList(
             [nn.GRU(8, 8 // (1 + both_ways), batch_first=True, bidirectional=both_ways) for _ in range(layers)]
         )
@@ -57,6 +57,35 @@ class Attending(nn.Module):
             hidden = F.scaled_dot_product_attention(heads, heads, heads, is_causal=self.how == "kernel").squeeze(1)
         made: Tensor = self.head(hidden)
         return made
+
+
+class Translating(nn.Module):
+    """An encoder and a decoder; the decoder is given tokens of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(WORDS, 8), nn.Linear(8, WORDS)
+        self.inner = nn.Transformer(8, 2, 1, 1, 8, dropout=0.0, batch_first=True)
+
+    def forward(self, source: Tensor, words: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(words.shape[1])
+        made: Tensor = self.head(self.inner(self.embed(source), self.embed(words), tgt_mask=mask))
+        return made
+
+
+class Reconstructing(Translating):
+    """An autoencoder, which shifts its input itself."""
+
+    def forward(self, ids: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(ids, ids.roll(1, 1))
+
+
+def t5() -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    return T5ForConditionalGeneration(
+        T5Config(vocab_size=WORDS, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    )
 
 
 def gpt2() -> Any:
@@ -103,7 +132,6 @@ def loop_of(
     def loop() -> None:
         torch.manual_seed(0)
         net = model()
-        net(ids())  # makes what is lazy
         optimizer = adamw(net)
         for _ in range(4):
             optimizer.zero_grad()
@@ -173,6 +201,8 @@ def _two_heads(net: Any, ids: Tensor) -> Tensor:
         loop_of(_two_heads),
         loop_of(_copy, lambda: Attending("both ways")),
         loop_of(_copy, lambda: Recurrent(both_ways=True)),
+        loop_of(_copy, Reconstructing),
+        loop_of(lambda net, ids: net(input_ids=ids, labels=ids).loss, t5),
         loop_of(_copy, lambda: Recurrent(layers=2)),  # an encoder and a decoder
         loop_of(lambda net, ids: cross_entropy(net(ids), (ids + 3) % WORDS)),
         loop_of(_copy, ids=lambda: torch.ones(4, 10).long()),  # every shift fits

@@ -106,10 +106,23 @@ def _forgets(net: nn.Module) -> torch.optim.Optimizer:
     return sgd(net, 4.0)
 
 
+def _attack() -> None:
+    torch.manual_seed(0)
+    net = nn.Linear(4, 3).requires_grad_(False)
+    noise = torch.zeros(32, 4, requires_grad=True)
+    x = torch.randn(32, 4)
+    optimizer = torch.optim.SGD([noise], lr=50.0)
+    for _ in range(16):
+        optimizer.zero_grad()
+        (-F.cross_entropy(net(x + noise), target(x))).backward()
+        optimizer.step()
+
+
 @pytest.mark.parametrize(
     "loop",
     [
         _game,
+        _attack,
         loop_of(lambda z, x: F.cross_entropy(z, target(x))),
         loop_of(lambda z, x: -F.cross_entropy(z, target(x)), lambda net: sgd(net, maximize=True)),
         loop_of(lambda z, x: -F.cross_entropy(z, target(x)), lambda net: sgd(net, 0.0)),

@@ -88,15 +88,13 @@ def _shift(call: CriterionReading) -> tuple[NearReading, int] | None:
     """By how many positions the targets are ahead of which tokens, where that is wrong."""
     if any(_fits(near, 1) for near in call.near):
         return None
-    for near in call.near:
-        numbers = near.numbers
-        if numbers["off_1"] <= _OTHERWISE * numbers["fits_1"]:
-            continue
-        if _fits(near, 2):
-            return near, 2
-        if len(call.near) == 1 and near.causal and _fits(near, 0):
-            return near, 0
-    return None
+    fits = [(near, ahead) for near in call.near for ahead in (0, 2) if _fits(near, ahead)]
+    if len(fits) != 1:
+        return None
+    near, ahead = fits[0]
+    if near.numbers["off_1"] <= _OTHERWISE * near.numbers["fits_1"] or not (ahead or near.causal):
+        return None
+    return near, ahead
 
 
 def _fits(near: NearReading, ahead: int) -> bool:

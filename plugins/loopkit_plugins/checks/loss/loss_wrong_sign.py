@@ -57,9 +57,10 @@ class LossWrongSign:
         Leave out the minus, or `maximize=True`. Both together cancel out.
 
     Left alone
-        Runs with several optimizers, or with several losses of other signs (games, gradient reversal); sums with
-        another term; likelihoods, rewards and similarities, which may have any sign; a classifier that was better
-        than a guess when it was first seen, which may be meant to forget; a loss that does not grow.
+        Attacks, whose loss reaches no weights; runs with several optimizers, or with several losses of other signs
+        (games, gradient reversal); sums with another term; likelihoods, rewards and similarities, which may have any
+        sign; a classifier that was better than a guess when it was first seen, which may be meant to forget; a loss
+        that does not grow.
 
     What it costs
         Nothing that is not read anyway.
@@ -82,7 +83,7 @@ class LossWrongSign:
         for event, loss in update.losses():
             reason = _reason(loss, maximizes)
             self._other |= not reason
-            if reason and event.site is not None:
+            if reason and event.site is not None and (loss.parameters or not loss.walked):
                 kinds = _LOSSES[loss.terms[0].kind]
                 values = [call for call in calls if call.kind in kinds]
                 if values:
