@@ -3,6 +3,8 @@
 CHECKS: tuple[str, ...] = (
     "loopkit_plugins.checks.data.attention_mask_missing:AttentionMaskMissing",
     "loopkit_plugins.checks.data.dataset_barely_sampled:DatasetBarelySampled",
+    "loopkit_plugins.checks.data.input_suspicious:InputSuspicious",
+    "loopkit_plugins.checks.data.labels_degenerate:LabelsDegenerate",
     "loopkit_plugins.checks.data.loader_empty:LoaderEmpty",
     "loopkit_plugins.checks.data.loader_exhausted:LoaderExhausted",
     "loopkit_plugins.checks.data.sampler_epoch_not_set:SamplerEpochNotSet",

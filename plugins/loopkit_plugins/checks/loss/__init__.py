@@ -7,6 +7,8 @@ CHECKS: tuple[str, ...] = (
     "loopkit_plugins.checks.loss.kl_on_probabilities:KlOnProbabilities",
     "loopkit_plugins.checks.loss.loss_args_swapped:LossArgsSwapped",
     "loopkit_plugins.checks.loss.loss_broadcast:LossBroadcast",
+    "loopkit_plugins.checks.loss.label_shift_wrong:LabelShiftWrong",
+    "loopkit_plugins.checks.loss.loss_wrong_sign:LossWrongSign",
     "loopkit_plugins.checks.loss.nll_on_raw_scores:NllOnRawScores",
     "loopkit_plugins.checks.loss.pad_mask_wrong:PadMaskWrong",
     "loopkit_plugins.checks.loss.sigmoid_before_bce_logits:SigmoidBeforeBceLogits",
