@@ -98,8 +98,8 @@ class Walk:
             leaf.oldest = min(leaf.oldest, number)
             leaf.newest = max(leaf.newest, number)
 
-    def reach(self, owner: Owner, missed: tuple[Missed, ...]) -> Reach:
-        """How the walked loss reaches one optimizer's parameters; `missed` is what was never reached."""
+    def reach(self, owner: Owner, missed: tuple[Missed, ...], idle: int) -> Reach:
+        """How the walked loss reaches one optimizer's parameters; `Reach` says what `missed` and `idle` are."""
         trainable = [each for each in owner.parameters() if each.requires_grad]
         met = [leaf for each in trainable if (leaf := self.leaves.get(id(each))) is not None]
         moved = [(leaf, at) for leaf, at in self._moved(owner) if at]
@@ -114,6 +114,8 @@ class Walk:
             current=sum(leaf.newest >= at for leaf, at in moved),
             step=owner.last_site if stale else None,
             missed=missed,
+            idle=idle,
+            made=owner.made,
         )
 
     def _moved(self, owner: Owner) -> Iterator[tuple[Leaf, int]]:

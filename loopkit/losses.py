@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,9 @@ from loopkit.lossgraph import LossGraph, Part, RawLoss
 from loopkit.models import Models
 from loopkit.survey import Survey
 from loopkit.weights import Weights
+
+if TYPE_CHECKING:
+    from loopkit.holdings import Owner
 
 _ALWAYS_WALKED = 4
 """Updates at the start of a run of which every graph is walked; later those numbered by a power of two."""
@@ -91,6 +94,14 @@ class Losses:
         except Exception as error:  # noqa: BLE001
             self._fail(error)
 
+    def stepped(self, owner: Owner) -> None:
+        """A step was executed, in an update whose graphs are walked: look at what it did."""
+        if self.error is None:
+            try:
+                self.weights.stepped(owner)
+            except Exception as error:  # noqa: BLE001
+                self._fail(error)
+
     def _fail(self, error: Exception) -> None:
         """An unheard-of kind of graph or tensor costs these checks, not the others."""
         self.error = error
@@ -103,12 +114,15 @@ class Losses:
         walk = Walk(roots)
         root = roots[0]
         strays, missed = self.survey.of(walk, self._updates)
+        idle = self.survey.newcomers.idle
         read.walked = {
             "walked": True,
             "leaf": all(each.grad_fn is None for each in roots),
             "opaque": tuple(walk.opaque),
             "zeroes": tuple(walk.zeroes),
-            "reaches": tuple(walk.reach(owner, missed.get(owner.number, ())) for owner in self._ledger.owners()),
+            "reaches": tuple(
+                walk.reach(owner, missed.get(owner.number, ()), idle(owner)) for owner in self._ledger.owners()
+            ),
             "parameters": any(isinstance(leaf.tensor, torch.nn.Parameter) for leaf in walk.leaves.values()),
             "strays": strays,
             "repeated": any(known() is root for known in self._sent),

@@ -1,13 +1,15 @@
-"""Which optimizer was meant to own parameters that none does."""
+"""Which optimizer was meant to own parameters that none does, or to train those that came to it late."""
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
     from loopkit.graphwalk import Walk
     from loopkit.holdings import Owner
@@ -69,3 +71,33 @@ def _alike(strays: Iterable[Tensor], others: Iterable[Tensor]) -> int:
 def _has_empty_group(owner: Owner) -> bool:
     groups = getattr(owner.optimizer(), "param_groups", ())
     return any(not group["params"] for group in groups)
+
+
+class Newcomers:
+    """Parameters that come to an optimizer after it, or one before it, had trained others that it holds."""
+
+    def __init__(self) -> None:
+        self._came: dict[int, tuple[Callable[[], Optimizer | None], list[Callable[[], Tensor | None]]]] = {}
+
+    def look(self, owners: Iterable[Owner], owned: Mapping[int, Callable[[], Tensor | None]]) -> None:
+        """Compare what optimizers hold with what any `owned` when a loss was walked last."""
+        for owner in owners:
+            new: list[Tensor] = []
+            old = 0
+            for each in owner.parameters():
+                known = owned.get(id(each))
+                if known is not None and known() is each:
+                    old += 1
+                else:
+                    new.append(each)
+            if new and old:
+                self._came[owner.number] = owner.optimizer, [weakref.ref(each) for each in new]
+
+    def idle(self, owner: Owner) -> int:
+        """How many came last, if every one of them is frozen."""
+        optimizer, came = self._came.get(owner.number, (None, []))
+        if optimizer is not owner.optimizer:
+            return 0
+        alive = [each for known in came if (each := known()) is not None]
+        frozen = all(not each.requires_grad and each.grad is None for each in alive)
+        return len(alive) if frozen else 0

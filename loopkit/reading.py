@@ -94,6 +94,7 @@ def told(raw: RawReading) -> StepReading:
         steps=steps + 1,
         touched=owner.doubt.is_touched() or _is_hooked(owner),
         least=min((state.count for state, _ in kinds if state.fresh), default=0),
+        effect=owner.effort.told(owner) if owner.effort is not None and owner.effort.at == steps else None,
     )
 
 

@@ -275,7 +275,7 @@ class Recorder(Phases):
             return False
         owner = step.owner
         if self.losses.walking:
-            self.losses.weights.stepped(owner)
+            self.losses.stepped(owner)
         if step.wraps:
             self.ledger.consume(owner, step.site)
             return False

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from loopkit.meant import meant_for, orphans
+from loopkit.meant import Newcomers, meant_for, orphans
 from loopkit.models import Models, Spot, is_own
 from loopkit.strays import Missed, Stray
 from loopkit.untouched import Untouched
@@ -34,12 +34,14 @@ class Survey:
 
     Attributes:
         error: why it does so no more, or None.
+        newcomers: what optimizers came to own late.
     """
 
     def __init__(self, models: Models, ledger: Ledger) -> None:
         self._models = models
         self._ledger = ledger
         self._untouched = Untouched()
+        self.newcomers = Newcomers()
         self._owned: dict[int, Callable[[], Tensor | None]] = {}
         self.error: Exception | None = None
 
@@ -49,6 +51,7 @@ class Survey:
             return (), {}
         try:
             owners = self._ledger.owners()
+            self.newcomers.look(owners, self._owned)
             owned = self._own(owners)
             missed = {owner.number: self._missed(owner, walk, updates) for owner in owners}
             return self._strays(walk, owned, updates), missed

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from loopkit.callsite import Site
+    from loopkit.effect import Effect
     from loopkit.schedule import ScheduleReading
 
 
@@ -105,6 +106,7 @@ class StepReading:
         steps: how many steps this optimizer has executed, this one included.
         touched: what backward made may be scaled where versions do not show it: through `.data`, or in hooks.
         least: contributions to the parameter that got the fewest, of those that got any.
+        effect: what it did, where that was looked at: in updates whose graph was walked.
     """
 
     optimizer: str
@@ -135,6 +137,7 @@ class StepReading:
     steps: int
     least: int = 0
     touched: bool = False
+    effect: Effect | None = None
 
 
 @dataclass(frozen=True, slots=True)

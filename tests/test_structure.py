@@ -21,13 +21,25 @@ PLUGINS = ROOT / "plugins" / "loopkit_plugins"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
-    {"asleep", "curvefit", "errors", "finding", "lossmean", "lossreading", "ranks", "schedule", "strays", "unseen"},
+    {
+        "asleep",
+        "curvefit",
+        "effect",
+        "errors",
+        "finding",
+        "lossmean",
+        "lossreading",
+        "ranks",
+        "schedule",
+        "strays",
+        "unseen",
+    },
     {"course", "curvereading", "curvetags", "hookspecs", "update"},
     {"curvesigns", "habit", "manager", "silence", "windows"},
     {"curves", "parts", "rulebook"},
-    {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature", "sources"},
+    {"callsite", "curvefiles", "doubt", "horizon", "padding", "samples", "signature", "sources"},
     {"curvelog", "curvereport", "holdings", "inputs", "lineage", "lossgraph", "models", "row", "untouched"},
-    {"looking"},
+    {"efforts", "looking"},
     {"ledger"},
     {"meant"},
     {"reading", "graphwalk", "weights", "survey"},
