@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from loopkit.silence import Silence as Silence
     from loopkit.strays import Missed as Missed
     from loopkit.strays import Stray as Stray
+    from loopkit.symmetry import Symmetry as Symmetry
+    from loopkit.symmetry import Twins as Twins
     from loopkit.update import Clipped as Clipped
     from loopkit.update import ClipReading as ClipReading
     from loopkit.update import Event as Event
@@ -94,6 +96,8 @@ _PLACES = {
     "Epochs": "schedule",
     "ScheduleReading": "schedule",
     "Shape": "schedule",
+    "Symmetry": "symmetry",
+    "Twins": "symmetry",
     "Clipped": "update",
     "ClipReading": "update",
     "Event": "update",

@@ -42,7 +42,7 @@ LAYERS = [
     {"efforts", "looking"},
     {"ledger"},
     {"meant"},
-    {"reading", "graphwalk", "weights", "survey"},
+    {"reading", "graphwalk", "symmetry", "weights", "survey"},
     {"opensteps", "schedulers", "loaders", "losses", "pending", "clips"},
     {"history"},
     {"record"},
