@@ -276,6 +276,8 @@ class Ledger:
         owner.last_tick = self.now.tick
         if owner.doubt.sampling:
             owner.doubt.used(owner)
+            if owner.life is not None:
+                owner.life.leaves(owner.steps + executed)
 
     def others_fed(self, owner: Owner) -> bool:
         """Whether the last backward since this owner's step was used by another optimizer."""

@@ -30,7 +30,12 @@ class Meant(NamedTuple):
 
 
 def meant_for(
-    root: nn.Module, strays: Sequence[Tensor], owned: Mapping[int, Owner], lost: Mapping[Owner, Sequence[Tensor]]
+    root: nn.Module,
+    strays: Sequence[Tensor],
+    owned: Mapping[int, Owner],
+    lost: Mapping[Owner, Sequence[Tensor]],
+    *,
+    moved: bool,
 ) -> Meant:
     """The optimizer that should own `strays`.
 
@@ -38,11 +43,12 @@ def meant_for(
         root: the outermost module they belong to.
         owned: who owns what, by `id`.
         lost: what optimizers hold that nobody uses.
+        moved: somebody trains the strays all the same, as from masters in higher precision.
     """
     beside = next((owned[id(each)] for each in root.parameters() if id(each) in owned), None)
     if beside is not None:
-        return Meant(beside, _alike(strays, lost.get(beside, ())), _has_empty_group(beside))
-    for owner, orphaned in lost.items():
+        return Meant(beside, 0 if moved else _alike(strays, lost.get(beside, ())), _has_empty_group(beside))
+    for owner, orphaned in lost.items() if not moved else ():
         # Another module may have parameters of these shapes, so all must be lost that the optimizer would train.
         trainable = [each for each in owner.parameters() if each.requires_grad]
         if len(orphaned) == len(trainable) and _alike(strays, orphaned) == len(strays):
@@ -64,8 +70,9 @@ def orphans(owners: Iterable[Owner], used: Mapping[int, object], walk: Walk) -> 
 
 
 def _alike(strays: Iterable[Tensor], others: Iterable[Tensor]) -> int:
-    """How many of the one have a partner of the same shape among the other."""
-    return (Counter(tuple(each.shape) for each in strays) & Counter(tuple(each.shape) for each in others)).total()
+    """How many of the one have a partner of the same shape and type among the other."""
+    one, other = (Counter((tuple(each.shape), each.dtype) for each in some) for some in (strays, others))
+    return (one & other).total()
 
 
 def _has_empty_group(owner: Owner) -> bool:

@@ -42,6 +42,7 @@ class Survey:
         self._ledger = ledger
         self._untouched = Untouched()
         self.newcomers = Newcomers()
+        self._last: dict[str, Callable[[], Tensor | None]] = {}  # the first stray of each part, at the last walk
         self._owned: dict[int, Callable[[], Tensor | None]] = {}
         self.error: Exception | None = None
 
@@ -108,7 +109,9 @@ class Survey:
         root = spot.parents[0] if spot.parents else spot.module
         tensors = [tensor for _, tensor in group]
         kept, walks = self._kept(tensors, updates)
-        meant = meant_for(root, tensors, owned, lost)
+        last, self._last[name] = self._last.get(name), weakref.ref(tensors[0])
+        moved = not kept and last is not None and last() is tensors[0]
+        meant = meant_for(root, tensors, owned, lost, moved=moved)
         return Stray(
             name=name,
             first=spot.name,

@@ -87,16 +87,13 @@ class Symmetry:
         owned = {id(each): each for owner in ledger.owners() for each in owner.parameters()}
         new: list[tuple[str, Tensor]] = []
         for spot in models.modules():
-            weight = spot.module._parameters.get("weight")
-            if weight is None or id(weight) not in owned or id(weight) in self._seen or len(new) >= _LAYERS:
+            if not isinstance(spot.module, _KINDS) or len(new) >= _LAYERS:
+                continue
+            weight = spot.module.weight
+            if id(weight) not in owned or id(weight) in self._seen:
                 continue
             self._seen.add(id(weight))
-            if (
-                isinstance(spot.module, _KINDS)
-                and weight.requires_grad
-                and len(weight) > 1
-                and can_be_sampled(weight)
-            ):
+            if weight.requires_grad and len(weight) > 1 and can_be_sampled(weight):
                 new.append((f"{spot.name}.weight", weight))
         answers = _read([_same(_corner(weight)) for _, weight in new])
         for (name, found), same in zip(new, answers, strict=True):

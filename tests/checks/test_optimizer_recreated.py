@@ -98,7 +98,7 @@ def test_silent_on_folds() -> None:
     assert rules(loop) == []
 
 
-@pytest.mark.parametrize("way", ["load", "copy"])
+@pytest.mark.parametrize("way", ["load", "copy", "data", "hidden"])
 def test_silent_where_each_task_starts_from_the_same_weights(way: str) -> None:
     def loop() -> None:
         net = model()
@@ -107,6 +107,13 @@ def test_silent_where_each_task_starts_from_the_same_weights(way: str) -> None:
             train(net, torch.optim.Adam(net.parameters(), lr=0.01), batches(3))
             if way == "load":
                 net.load_state_dict(start)
+            elif way in ("data", "hidden"):
+                for name, each in net.named_parameters():
+                    now = start[name] + 0.1 * (each.data - start[name])
+                    if way == "data":
+                        each.data = now
+                    else:
+                        each.data.copy_(now)
             else:
                 with torch.no_grad():
                     for name, each in net.named_parameters():

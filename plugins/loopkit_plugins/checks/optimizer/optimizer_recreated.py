@@ -39,7 +39,8 @@ class OptimizerRecreated:
         its own, are info.
 
     What it costs
-        A few parameters are looked at where an optimizer is constructed. Nothing is read from a device.
+        A few parameters are looked at where an optimizer is constructed. Where one goes on as the one before it did,
+        a sample is kept after each step, and for the first four one value is read.
     """
 
     rule = "optimizer-recreated"
@@ -98,7 +99,7 @@ class OptimizerRecreated:
 
 def _how(line: Line) -> str:
     """Why this is no restart by design, in words; "" where it may be one."""
-    if line.memory <= 1 or line.again < 3 * line.otherwise or line.again < _LIVES:
+    if line.memory <= 1 or line.again < 3 * line.otherwise or line.again < _LIVES or not line.verified:
         return ""
     if max(line.steps) == 1:
         return ": its state is never used" if line.again >= _STEPS else ""
