@@ -95,8 +95,8 @@ class Ledger:
         adopt(made, self.now)
         return made
 
-    def constructed(self, optimizer: Optimizer, site: Site, passes: int) -> None:
-        """An optimizer's constructor runs at `site`, after so many passes over loaders that train."""
+    def constructed(self, optimizer: Optimizer, site: Site, passes: tuple[int, int]) -> None:
+        """An optimizer's constructor runs at `site`; `Life` says what `passes` are."""
         owner = self.owner(optimizer)
         if owner.life is None and (site in self.lines or len(self.lines) < _LINES):
             owner.life = Life(self.lines.setdefault(site, Line(site)), passes)

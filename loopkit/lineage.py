@@ -37,7 +37,7 @@ class Line:
         verified: of how many it is known that the weights had the values that the last step had left.
         otherwise: how many came with anything else, after one that had stepped.
         steps: executed by each of those that were replaced so, the latest of them.
-        passes: over loaders that train, begun in each such life.
+        epochs: for each, whether it trained on one pass over a loader that others have trained on.
         memory: steps after which these optimizers have mostly forgotten a gradient; 0 for those that keep nothing.
     """
 
@@ -48,7 +48,7 @@ class Line:
         self.verified = 0
         self.otherwise = 0
         self.steps: deque[int] = deque(maxlen=_KEPT)
-        self.passes: deque[int] = deque(maxlen=_KEPT)
+        self.epochs: deque[bool] = deque(maxlen=_KEPT)
         self.memory = 0.0
         self._last: tuple[Life, Owner] | None = None
 
@@ -72,7 +72,8 @@ class Line:
         self.verified += untouched is True
         self.again += 1
         self.steps.append(steps)
-        self.passes.append(life.passes - before.passes)
+        passes, trained = (now - then for now, then in zip(life.passes, before.passes, strict=True))
+        self.epochs.append(trained == 1 and (passes > 0 or self.again == 1))
 
 
 class Life:
@@ -80,7 +81,8 @@ class Life:
 
     Args:
         line: it belongs to.
-        passes: over loaders that train, begun before it was made.
+        passes: before it was made: those over loaders that train, but for the first of each; and those of all that
+            were trained on.
     """
 
     __slots__ = (
@@ -96,7 +98,7 @@ class Life:
         "passes",
     )
 
-    def __init__(self, line: Line, passes: int) -> None:
+    def __init__(self, line: Line, passes: tuple[int, int]) -> None:
         self.line = line
         self.passes = passes
         self._sample: list[Callable[[], Tensor | None]] = []

@@ -24,6 +24,7 @@ class Phases(Record):
         tracks: whether `source` is kept: where loaders may have to end, or evaluations are inferred.
         source: `id` of the iterator that handed out the last batch.
         batches: handed out so far.
+        learned: passes over loaders that were trained on.
         evaluating: an evaluation has begun and training has not gone on.
         on_evaluation: called at each forward without gradients, with whether it begins an evaluation.
         on_output: called when a forward without gradients returned, with its arguments and output.
@@ -37,6 +38,7 @@ class Phases(Record):
         self.tracks = False
         self.source = 0
         self.batches = 0
+        self.learned = 0
         self.evaluating = False
         self.on_evaluation: Callable[[bool], None] | None = None
         self.on_training: Callable[[], None] | None = None
@@ -78,6 +80,7 @@ class Phases(Record):
     def _learn(self) -> None:
         """A backward came after a batch of another iterator than the last one did."""
         self._trained = self.source
+        self.learned += 1
         self.sources.learn(self.source)
 
     def _begins_evaluation(self) -> bool:

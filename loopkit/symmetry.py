@@ -36,17 +36,21 @@ class Twins:
         name: of its weight: `Net.hidden.weight`.
         units: how many.
         moved: its weight has changed in between, so they are trained, all of them alike.
+        stuck: it has not, is 0, and should have: the layer was called, and its optimizer steps with a rate.
     """
 
     name: str
     units: int
     moved: bool
+    stuck: bool
 
 
 class _Known(NamedTuple):
     name: str
     weight: Callable[[], Tensor | None]
     corner: Tensor
+    module: Callable[[], nn.Module | None]
+    zero: bool
 
 
 class Symmetry:
@@ -55,6 +59,7 @@ class Symmetry:
     def __init__(self) -> None:
         self._seen: set[int] = set()
         self._known: list[_Known] = []
+        self._rates: dict[int, object] = {}
 
     def look(self, models: Models, ledger: Ledger) -> list[Twins]:
         """The layers that were equal when they were first looked at, and are now.
@@ -62,12 +67,23 @@ class Symmetry:
         Reads one answer for each layer that was not looked at before or was equal then, in one transfer.
         """
         with unseen(), torch.no_grad():
-            followed = self._follow()
+            self._rates = {
+                id(each): group.get("lr")
+                for owner in ledger.owners()
+                for group in getattr(owner.optimizer(), "param_groups", ())
+                for each in group["params"]
+            }
+            followed = self._follow(models)
             self._known = [known for known, _ in followed]
-            self._look_at_new(models, ledger)
+            self._look_at_new(models)
             return [twins for _, twins in followed]
 
-    def _follow(self) -> list[tuple[_Known, Twins]]:
+    def _is_stuck(self, known: _Known, weight: Tensor, models: Models) -> bool:
+        module, rate = known.module(), self._rates.get(id(weight))
+        trained = weight.requires_grad and isinstance(rate, float) and rate > 0
+        return known.zero and trained and module is not None and models.was_called(module)
+
+    def _follow(self, models: Models) -> list[tuple[_Known, Twins]]:
         alive = [(known, weight) for known in self._known if (weight := known.weight()) is not None]
         corners = [_corner(weight) for _, weight in alive]
         answers = _read(
@@ -77,28 +93,32 @@ class Symmetry:
                 for flag in (_same(now), _moved(known, now))
             ]
         )
-        return [
-            (known, Twins(known.name, len(weight), answers[2 * at + 1]))
-            for at, (known, weight) in enumerate(alive)
-            if answers[2 * at]
-        ]
+        found = []
+        for at, (known, weight) in enumerate(alive):
+            same, moved = answers[2 * at], answers[2 * at + 1]
+            if same:
+                stuck = not moved and self._is_stuck(known, weight, models)
+                found.append((known, Twins(known.name, len(weight), moved, stuck)))
+        return found
 
-    def _look_at_new(self, models: Models, ledger: Ledger) -> None:
-        owned = {id(each): each for owner in ledger.owners() for each in owner.parameters()}
-        new: list[tuple[str, Tensor]] = []
+    def _look_at_new(self, models: Models) -> None:
+        new: list[tuple[str, Tensor, nn.Module]] = []
         for spot in models.modules():
             if not isinstance(spot.module, _KINDS) or len(new) >= _LAYERS:
                 continue
-            weight = spot.module.weight
-            if id(weight) not in owned or id(weight) in self._seen:
+            # Not as an attribute: that of a parametrized layer is computed, and spectral norm counts how often.
+            weight = spot.module._parameters.get("weight")
+            if weight is None or id(weight) not in self._rates or id(weight) in self._seen:
                 continue
             self._seen.add(id(weight))
             if weight.requires_grad and len(weight) > 1 and can_be_sampled(weight):
-                new.append((f"{spot.name}.weight", weight))
-        answers = _read([_same(_corner(weight)) for _, weight in new])
-        for (name, found), same in zip(new, answers, strict=True):
-            if same:
-                self._known.append(_Known(name, weakref.ref(found), _corner(found).clone()))
+                new.append((f"{spot.name}.weight", weight, spot.module))
+        corners = [_corner(weight) for _, weight, _ in new]
+        answers = _read([flag for corner in corners for flag in (_same(corner), ~corner.any())])
+        for at, ((name, each, module), corner) in enumerate(zip(new, corners, strict=True)):
+            if answers[2 * at]:
+                zero = answers[2 * at + 1]
+                self._known.append(_Known(name, weakref.ref(each), corner.clone(), weakref.ref(module), zero))
 
 
 def _corner(weight: Tensor) -> Tensor:

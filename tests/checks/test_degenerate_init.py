@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +66,25 @@ def test_found_for_a_convolution() -> None:
     assert [each.subject for each in find(lambda: train(constant(Conv())))] == ["Conv.conv.weight"]
 
 
+def test_found_where_all_begin_at_zero_and_stay_there() -> None:
+    (finding,) = find(lambda: train(constant(model(), 0.0), 20))
+    assert finding.rule == RULE
+    assert "Sequential.0.weight, Sequential.2.weight began at 0" in finding.seen
+
+
+def test_silent_where_one_layer_waits_for_its_loss() -> None:
+    def loop() -> None:
+        net, extra = model(), nn.Linear(4, 3)
+        constant(extra, 0.0)
+        optimizer = torch.optim.SGD([*net.parameters(), *extra.parameters()], lr=0.1)
+        for number, (x, y) in enumerate(batches(40)):
+            optimizer.zero_grad()
+            (loss_of(net(x), y) + (number >= 36) * (extra(x) - 1).pow(2).mean()).backward()
+            optimizer.step()
+
+    assert rules(loop) == []
+
+
 def test_found_in_short_epochs() -> None:
     def loop() -> None:
         net = constant(model())
@@ -77,6 +97,22 @@ def test_found_in_short_epochs() -> None:
                 optimizer.step()
 
     assert rules(loop) == [RULE]
+
+
+def test_a_parametrized_layer_is_not_asked_for_its_weight() -> None:
+    def trained(watched: bool) -> Tensor:
+        torch.manual_seed(0)
+        net = model()
+        torch.nn.utils.parametrizations.spectral_norm(net[0])
+        if watched:
+            assert rules(lambda: train(net)) == []
+        else:
+            train(net)
+        layer: Any = net[0]
+        u: Tensor = layer.parametrizations.weight[0]._u
+        return u
+
+    assert torch.equal(trained(False), trained(True))
 
 
 def test_silent_on_the_usual() -> None:

@@ -60,6 +60,18 @@ def test_found_where_each_lives_for_one_pass_over_a_loader() -> None:
     assert "one pass over the training loader" in finding.seen
 
 
+def test_found_where_the_same_loader_is_evaluated_on_in_between() -> None:
+    def loop() -> None:
+        net, data = model(), loader(samples=96)
+        for _ in range(3):
+            train(net, torch.optim.Adam(net.parameters(), lr=0.01), data)
+            with torch.no_grad():
+                for x, _ in data:
+                    net(x)
+
+    assert rules(loop) == [RULE]
+
+
 def test_found_where_it_lives_shorter_than_its_momentum() -> None:
     def loop() -> None:
         net = model()

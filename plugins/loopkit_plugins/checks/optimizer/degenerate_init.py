@@ -20,6 +20,7 @@ from loopkit import (
 )
 
 _UPDATES = 8
+_STUCK = 16  # updates: a coefficient of the loss may begin at 0
 
 
 class DegenerateInit:
@@ -27,7 +28,8 @@ class DegenerateInit:
 
     What it looks for
         Linear and convolutional layers whose weight has the same bits in every row after the first update, and still
-        has after eight and more, although it is trained and has moved.
+        has after eight and more, although it is trained and has moved. And two or more that are called in training,
+        began at 0 and are 0 after sixteen.
 
     Why that hurts
         Equal units compute the same and get the same gradient: they stay equal for ever. A layer of 512 units is a
@@ -70,13 +72,26 @@ class DegenerateInit:
         event = next((each for each in update.events if each.kind is Kind.BACKWARD and each.site), None)
         if event is None:
             return
-        for twins in run.instrument(Symmetry).look(run.instrument(Models), run.instrument(Ledger)):
-            if at >= _UPDATES and twins.moved and twins.name not in self._told:
+        found = run.instrument(Symmetry).look(run.instrument(Models), run.instrument(Ledger))
+        stuck = [each for each in found if each.stuck]
+        for twins in found if at >= _UPDATES else ():
+            if twins.name not in self._told and (
+                twins.moved or (at >= _STUCK and len(stuck) > 1 and twins is stuck[0])
+            ):
                 self._told.add(twins.name)
-                yield self._finding(event, twins, update)
+                yield self._finding(event, twins, [each.name for each in stuck], update)
 
-    def _finding(self, event: Event, twins: Twins, update: Update) -> Finding:
+    def _finding(self, event: Event, twins: Twins, stuck: list[str], update: Update) -> Finding:
         assert event.site is not None
+        if twins.moved:
+            seen = f"all {twins.units} units of {twins.name} have the same weights after {update.updates} updates, "
+            seen += "though these have moved: they were initialized with one constant"
+            why = "equal units get equal gradients and stay equal: the layer is no wider than one unit"
+        else:
+            seen = f"the weights of {', '.join(stuck)} began at 0 and still are after {update.updates} updates"
+            why = (
+                "through a weight of 0 no gradient comes back, and one that gets only zeros has none: both stay at 0"
+            )
         return Finding(
             rule=self.rule,
             severity=self.severity,
@@ -84,9 +99,8 @@ class DegenerateInit:
             place=event.site.place,
             places={"backward": event.site.place},
             subject=twins.name,
-            seen=f"all {twins.units} units of {twins.name} have the same weights after {update.updates} updates, "
-            "though these have moved: they were initialized with one constant",
-            why="equal units get equal gradients and stay equal: the layer is no wider than one unit",
+            seen=seen,
+            why=why,
             remedy="initialize the weight at random (nn.init.kaiming_uniform_, reset_parameters()); only biases and "
             "norm scales may be constant",
             evidence={"weight": twins.name, "units": twins.units, "updates": update.updates},

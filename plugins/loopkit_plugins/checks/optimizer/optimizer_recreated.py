@@ -105,7 +105,6 @@ def _how(line: Line) -> str:
         return ": its state is never used" if line.again >= _STEPS else ""
     if max(line.steps) < line.memory:
         return f", fewer than the {line.memory:.0f} that its momentum looks back"
-    passes = list(line.passes)
-    if passes[0] <= 1 and all(each == 1 for each in passes[1:]):
+    if all(line.epochs):
         return ", one pass over the training loader"
     return ""

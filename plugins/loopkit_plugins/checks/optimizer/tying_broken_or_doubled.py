@@ -135,7 +135,8 @@ def _should_be_tied(model: Any) -> bool:
         return False
     try:
         given, taken = (getattr(model, f"get_{end}_embeddings")() for end in ("input", "output"))
-        one, other = given.weight, taken.weight
+        # Not as attributes: those of parametrized layers are computed, and may count how often.
+        one, other = given._parameters["weight"], taken._parameters["weight"]
     except Exception:  # noqa: BLE001
         return False  # the user's code, and not every model has both
     plain = _is_plain(one) and _is_plain(other)
