@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
     from loopkit.curves import read_curves as read_curves
+    from loopkit.effect import Effect as Effect
     from loopkit.errors import LoopkitError as LoopkitError
     from loopkit.errors import PluginError as PluginError
     from loopkit.errors import StopTraining as StopTraining
@@ -77,6 +78,8 @@ if TYPE_CHECKING:
     from loopkit.silence import Silence as Silence
     from loopkit.strays import Missed as Missed
     from loopkit.strays import Stray as Stray
+    from loopkit.symmetry import Symmetry as Symmetry
+    from loopkit.symmetry import Twins as Twins
     from loopkit.update import Clipped as Clipped
     from loopkit.update import ClipReading as ClipReading
     from loopkit.update import Event as Event
@@ -111,6 +114,7 @@ _PLACES = {
     "CurveKind": "curvereading",
     "CurveReading": "curvereading",
     "read_curves": "curves",
+    "Effect": "effect",
     "LoopkitError": "errors",
     "PluginError": "errors",
     "StopTraining": "errors",
@@ -156,6 +160,8 @@ _PLACES = {
     "Epochs": "schedule",
     "ScheduleReading": "schedule",
     "Shape": "schedule",
+    "Symmetry": "symmetry",
+    "Twins": "symmetry",
     "Clipped": "update",
     "ClipReading": "update",
     "Event": "update",

@@ -131,10 +131,9 @@ class Losses:
 
     def stepped(self, owner: Owner) -> None:
         """An optimizer step was executed, in an update whose graphs are walked."""
-        dropped = self.weights.stepped(owner)
-        if dropped and self.error is None:
+        if self.error is None:
             try:
-                self.moves.stepped(owner, dropped)
+                self.moves.stepped(owner, self.weights.stepped(owner))
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
         self.finite.stepped()
@@ -154,12 +153,15 @@ class Losses:
             self.on_walk(walk)
         root = roots[0]
         strays, missed = self.survey.of(walk, self._updates)
+        idle = self.survey.newcomers.idle
         read.walked = {
             "walked": True,
             "leaf": all(each.grad_fn is None for each in roots),
             "opaque": tuple(walk.opaque),
             "zeroes": tuple(walk.zeroes),
-            "reaches": tuple(walk.reach(owner, missed.get(owner.number, ())) for owner in self._ledger.owners()),
+            "reaches": tuple(
+                walk.reach(owner, missed.get(owner.number, ()), idle(owner)) for owner in self._ledger.owners()
+            ),
             "parameters": any(isinstance(leaf.tensor, torch.nn.Parameter) for leaf in walk.leaves.values()),
             "strays": strays,
             "repeated": any(known() is root for known in self._sent),

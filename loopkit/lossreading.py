@@ -70,6 +70,8 @@ class Reach:
         step: the optimizer's last step, where any are stale.
         changed: how many were changed through `.data` since the forward that used them, of the few that are sampled.
         missed: modules all of whose parameters it owns and has never stepped, and which this loss does not reach.
+        idle: how many parameters came to it after others of it had been trained, if all that came then is frozen.
+        made: where it was constructed, if that was heard.
     """
 
     optimizer: str
@@ -82,6 +84,8 @@ class Reach:
     step: Site | None
     changed: int = 0
     missed: tuple[Missed, ...] = ()
+    idle: int = 0
+    made: Site | None = None
 
 
 @dataclass(frozen=True, slots=True)
