@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from loopkit.batching import batches as batches
     from loopkit.callsite import CallSites as CallSites
     from loopkit.callsite import Site as Site
+    from loopkit.checkpoints import Checkpoints as Checkpoints
+    from loopkit.checkpoints import PartKind as PartKind
+    from loopkit.checkpoints import ReadCheckpoint as ReadCheckpoint
+    from loopkit.checkpoints import SavedPart as SavedPart
+    from loopkit.checkpoints import file_named as file_named
+    from loopkit.checkpoints import part_of as part_of
     from loopkit.curvelog import CurveLog as CurveLog
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
@@ -65,6 +71,12 @@ _PLACES = {
     "batches": "batching",
     "CallSites": "callsite",
     "Site": "callsite",
+    "Checkpoints": "checkpoints",
+    "PartKind": "checkpoints",
+    "ReadCheckpoint": "checkpoints",
+    "SavedPart": "checkpoints",
+    "file_named": "checkpoints",
+    "part_of": "checkpoints",
     "CurveLog": "curvelog",
     "CurveKind": "curvereading",
     "CurveReading": "curvereading",

@@ -46,6 +46,7 @@ class Record:
         self._open = OpenSteps(ledger)
         self._prelude: set[int] = set()
         self._prelude_over = False
+        self._tells_next = False
 
     def _note(self, code: int, site: Site, raw: Raw = None) -> None:
         """Append an event."""
@@ -75,7 +76,8 @@ class Record:
             losses.closed(updates, seen)
         else:
             losses.wanted = losses.first = False
-        if seen & (seen - 1) == 0:
+        if seen & (seen - 1) == 0 or self._tells_next:
+            self._tells_next = False
             update = self.history.update(self._events, signature, self.steps, truncated=self._truncated)
             self._reset()
             self._deliver(update, signature)
@@ -83,6 +85,12 @@ class Record:
             self._events.clear()
             self._prelude.clear()
             self._stepped = self._truncated = self._prelude_over = False
+
+    def tell_next(self) -> None:
+        """Weights came from outside: the next update is told, whatever its shape."""
+        if self._stepped and not self._open.stack:
+            self.close()
+        self._tells_next = True
 
     def last_reading(self) -> StepReading | None:
         """What the ledger said of the last executed step of the current update; None before one."""

@@ -25,7 +25,7 @@ LAYERS = [
     {"baseline", "config", "course", "curvereading", "curvetags", "hookspecs", "update"},
     {"curvesigns", "habit", "manager", "silence", "windows"},
     {"curves", "parts", "rulebook"},
-    {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature", "sources"},
+    {"callsite", "checkpoints", "curvefiles", "doubt", "horizon", "padding", "signature", "sources"},
     {"curvelog", "curvereport", "holdings", "inputs", "lossgraph", "models", "row", "untouched"},
     {"looking"},
     {"ledger"},

@@ -14,9 +14,13 @@
 | `Optimizer.zero_grad`, `Module.zero_grad` | `before_zero_grad`, `after_zero_grad` | `optimizer.py` |
 | `LRScheduler.step` | `scheduler_stepped` | `scheduler.py` |
 | `Module.train`, `Module.eval` | `mode_changed` | `mode.py` |
+| `torch.save`, `torch.load` | `state_saved`, `state_read` | `state.py` |
+| `Module.state_dict` | `state_taken` | `state.py` |
+| `load_state_dict` of a module, optimizer, scheduler, scaler | `state_loaded` | `state.py` |
 
-All but checkpoints, modes and evaluations also feed the record of the current update, so they are installed in every
-run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an event.
+All but checkpoints, modes, states and evaluations also feed the record of the current update, so they are installed
+in every run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is
+an event.
 """
 
 from __future__ import annotations
@@ -24,7 +28,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loopkit.run import Run
-from loopkit.taps import amp, autograd, checkpoint, clipping, criterion, loader, mode, module, optimizer, scheduler
+from loopkit.taps import (
+    amp,
+    autograd,
+    checkpoint,
+    clipping,
+    criterion,
+    loader,
+    mode,
+    module,
+    optimizer,
+    scheduler,
+    state,
+)
 from loopkit.taps.patch import Handle, Taps
 
 ALWAYS: tuple[Callable[[Run], Handle], ...] = (
@@ -39,6 +55,7 @@ ALWAYS: tuple[Callable[[Run], Handle], ...] = (
 IF_HEARD: dict[str, Callable[[Run], Handle]] = {
     "mode_changed": mode.install,
     "checkpoint_cut": checkpoint.install,
+    **dict.fromkeys(("state_saved", "state_read", "state_taken", "state_loaded"), state.install),
     **dict.fromkeys(sorted(loader.EVALUATIONS), criterion.install),
 }
 
