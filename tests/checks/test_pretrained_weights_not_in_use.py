@@ -127,12 +127,29 @@ def read_for_another(folder: Path) -> None:
     net.load_state_dict(net.state_dict())
 
 
+def several_states_of_one_file(folder: Path) -> None:
+    nets = {"actor": model(), "critic": model()}
+    torch.save({name: net.state_dict() for name, net in nets.items()}, folder / "w.pt")
+    state = torch.load(folder / "w.pt")
+    for name, net in nets.items():
+        net.load_state_dict(state[name])
+
+
 def an_empty_state(_: Path) -> None:
     model().load_state_dict({}, strict=False)
 
 
 @pytest.mark.parametrize(
-    "loop", [new_head, adapters, a_filter_that_picks, converted, read_for_another, an_empty_state]
+    "loop",
+    [
+        new_head,
+        adapters,
+        a_filter_that_picks,
+        converted,
+        read_for_another,
+        several_states_of_one_file,
+        an_empty_state,
+    ],
 )
 def test_look_alikes_are_left_alone(loop: Callable[[Path], None], tmp_path: Path) -> None:
     assert RULE not in rules(functools.partial(loop, tmp_path))

@@ -152,6 +152,26 @@ def test_weights_alone_are_info_where_nothing_says_that_training_goes_on(tmp_pat
     assert finding.severity is Severity.INFO
 
 
+def test_another_function_that_reads_the_counter_says_nothing(tmp_path: Path) -> None:
+    body = NO_OPTIMIZER.replace('8 - state["step"]', "4") + '\ndef resume(state):\n    return state["step"]\n'
+    (finding,) = found(tmp_path, body)
+    assert finding.severity is Severity.INFO
+
+
+def test_a_function_that_reads_the_counter_and_loads_goes_on(tmp_path: Path) -> None:
+    body = """
+def resume(session):
+    state = torch.load(saved, weights_only=False)
+    session.net.load_state_dict(state["net"])
+    return state["step"]
+
+second = Session(schedule=SCHEDULE)
+second.train(8 - resume(second))
+"""
+    (finding,) = found(tmp_path, body)
+    assert finding.severity is Severity.WARNING
+
+
 def test_a_script_that_can_restore_and_does_not_is_info(tmp_path: Path) -> None:
     body = NO_OPTIMIZER + '\nif saved is None:\n    second.opt.load_state_dict(state["opt"])\n'
     (finding,) = found(tmp_path, body)

@@ -5,4 +5,5 @@ CHECKS: tuple[str, ...] = (
     "loopkit_plugins.checks.resume.optimizer_state_misaligned:OptimizerStateMisaligned",
     "loopkit_plugins.checks.resume.pretrained_weights_not_in_use:PretrainedWeightsNotInUse",
     "loopkit_plugins.checks.resume.resume_state_inconsistent:ResumeStateInconsistent",
+    "loopkit_plugins.checks.resume.resumed_rate_overwritten:ResumedRateOverwritten",
 )

@@ -107,7 +107,7 @@ class PretrainedWeightsNotInUse:
         )
 
 
-@dataclass
+@dataclass(eq=False)
 class _Weights:
     """Weights that were read from a file: where, a few of their tensors, how many, after how many steps."""
 

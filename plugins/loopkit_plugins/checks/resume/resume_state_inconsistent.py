@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import linecache
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from loopkit import (
@@ -29,6 +29,7 @@ from loopkit import (
 
 _WHY_OPTIMIZER = "the optimizer steps without its moments, as at the beginning: the loss jumps at each resume"
 _WHY_SCHEDULER = "the schedule warms up and decays a second time, for weights that are trained"
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _SHOWS = ("print", "info", "debug", "warning", "write", "log", "format")
 
 
@@ -191,11 +192,13 @@ class _Resumed:
                 lost.append(part)
         if not lost:
             return None
-        read_keys = _keys_read(self.read.site.place.file)
-        if read_keys is None or any(part.name in read_keys for part in lost):
+        site = self.read.site
+        tree = _tree(site.place.file)
+        if tree is None or any(part.name in _keys_read([tree]) for part in lost):
             return lost, kept, Severity.INFO  # the script can restore it, or has not been read
-        optimizer_lost = lost[0].kind is PartKind.OPTIMIZER or len(lost) > 1
-        goes_on = self.read.continued or any(name in read_keys for name in self.read.counters)
+        optimizer_lost = any(part.kind is PartKind.OPTIMIZER for part in lost)
+        around = _keys_read(_functions_around(site)) if site.framework is None else set()
+        goes_on = self.read.continued or any(name in around for name in self.read.counters)
         sure = bool(kept) or (optimizer_lost and goes_on)
         return lost, kept, Severity.WARNING if sure else Severity.INFO
 
@@ -226,16 +229,34 @@ def _before(run: Run, update: Update, step: Event) -> dict[int, int]:
     return advances
 
 
-def _keys_read(file: str) -> set[str] | None:
-    """The constant keys that a file's code looks up, other than to show them; None where there is no code to read."""
+def _tree(file: str) -> ast.Module | None:
+    """The code of a file; None where there is none to read."""
     try:
         tree = ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError):
         return None
-    if not tree.body:
-        return None
+    return tree if tree.body else None
+
+
+def _functions_around(site: Site) -> Iterator[ast.AST]:
+    """The functions in which a call stands, and those that called these; a module without its functions."""
+    for place in site.chain:
+        tree = _tree(place.file)
+        if tree is None:
+            continue
+        name = place.function.rpartition(".")[2]
+        inner = [node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)]
+        around = [each for each in inner if each.name == name and each.lineno <= place.line <= (each.end_lineno or 0)]
+        if around:
+            yield around[-1]
+        elif name == "<module>":
+            yield from (node for node in tree.body if not isinstance(node, (*_FUNCTIONS, ast.ClassDef)))
+
+
+def _keys_read(trees: Iterable[ast.AST]) -> set[str]:
+    """The constant keys that code looks up, other than to show them."""
     keys: set[str] = set()
-    waiting: list[ast.AST] = [tree]
+    waiting = list(trees)
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Call) and _called(node) in _SHOWS):
