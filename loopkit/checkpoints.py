@@ -68,7 +68,7 @@ class ReadCheckpoint:
         file: names the file or buffer it came from.
         parts: what it holds.
         counters: names of its whole numbers, such as "epoch".
-        restored: the parts that were put into something.
+        restored: the parts that were put into something, each with that, weakly.
         loads: where that was, in order.
         model: the module that its weights were put into; None where none was, or once that is gone.
         whole: all the weights of that module came from it, and none was left over.
@@ -79,7 +79,7 @@ class ReadCheckpoint:
     file: str
     parts: tuple[SavedPart, ...]
     counters: tuple[str, ...]
-    restored: set[int] = field(default_factory=set)
+    restored: dict[int, Callable[[], object]] = field(default_factory=dict)
     loads: list[Site] = field(default_factory=list)
     model: Callable[[], torch.nn.Module | None] = lambda: None
     whole: bool = False
@@ -122,7 +122,8 @@ class Checkpoints:
         kind = _kind_of(owner)
         found = self._source(state)
         for read, i in [found] if found is not None else self._any(kind):
-            read.restored.add(i)
+            # What one of several parts was put into is not known to hold the others.
+            read.restored[i] = weakref.ref(owner) if found is not None else _somewhere
             read.loads.append(site)
             if found is not None and isinstance(owner, torch.nn.Module):
                 read.model, read.whole = weakref.ref(owner), whole
@@ -163,6 +164,11 @@ def _kind_of(owner: Any) -> PartKind | None:
     if isinstance(owner, torch.optim.lr_scheduler.LRScheduler):
         return PartKind.SCHEDULER
     return PartKind.SCALER if isinstance(owner, torch.amp.GradScaler) else None
+
+
+def _somewhere() -> bool:
+    """Stands where a weak reference would."""
+    return True
 
 
 def file_named(file: Any) -> str:

@@ -132,6 +132,14 @@ def put_back_unchanged(_: Path) -> None:
     train(net)
 
 
+def assigned_from_a_copy(_: Path) -> None:
+    net = model()
+    train(net)
+    best = copy.deepcopy(net.state_dict())
+    train(net)
+    net.load_state_dict(best, assign=True)
+
+
 def written_into(_: Path) -> None:
     net, other = model(), model()
     train(net)
@@ -169,6 +177,7 @@ def target_network(_: Path) -> None:
         saves_a_live_state,
         into_another,
         put_back_unchanged,
+        assigned_from_a_copy,
         written_into,
         moved_and_put_back,
         target_network,

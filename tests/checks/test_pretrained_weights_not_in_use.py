@@ -120,6 +120,14 @@ def converted(folder: Path) -> None:
     net.load_state_dict(state)
 
 
+def converted_and_assigned(folder: Path) -> None:
+    torch.save(prefixed(model()), folder / "w.pt")
+    net = model()
+    net.state_dict()
+    state = {key.removeprefix("module."): value.double() for key, value in torch.load(folder / "w.pt").items()}
+    net.load_state_dict(state, assign=True)
+
+
 def read_for_another(folder: Path) -> None:
     teacher, net = model(), model()
     torch.save(teacher.state_dict(), folder / "w.pt")
@@ -146,6 +154,7 @@ def an_empty_state(_: Path) -> None:
         adapters,
         a_filter_that_picks,
         converted,
+        converted_and_assigned,
         read_for_another,
         several_states_of_one_file,
         an_empty_state,

@@ -64,6 +64,8 @@ second.net.load_state_dict(state["net"])
 second.train(8 - state["step"])
 """
 
+REST = 'second.net.load_state_dict(state["net"])'
+
 
 def script(folder: Path, body: str, schedule: int = 0, optimizer: str = "AdamW") -> Callable[[], object]:
     """The head and a body as a script that loopkit can read."""
@@ -178,7 +180,17 @@ def test_a_script_that_can_restore_and_does_not_is_info(tmp_path: Path) -> None:
     assert finding.severity is Severity.INFO
 
 
-REST = 'second.net.load_state_dict(state["net"])'
+def test_an_optimizer_that_is_made_anew_after_it_was_restored_begins_at_0(tmp_path: Path) -> None:
+    body = NO_OPTIMIZER.replace(
+        REST,
+        f'{REST}\nsecond.opt.load_state_dict(state["opt"])\n'
+        "second.opt = torch.optim.AdamW(second.net.parameters(), lr=0.01)",
+    )
+    (finding,) = found(tmp_path, body)
+    assert (finding.severity, finding.evidence["lost"]) == (Severity.WARNING, ["opt"])
+    assert finding.seen.endswith("what it had been put into was gone by then")
+
+
 LOOK_ALIKES = {
     "all is restored": (
         NO_SCHEDULER.replace(REST, REST + '\nsecond.sched.load_state_dict(state["sched"])'),

@@ -59,21 +59,22 @@ class BestStateAliased:
     def state_taken(self, run: Run, owner: torch.nn.Module, state: Any, site: Site) -> None:
         """Remember two of its tensors."""
         if len(self._taken) >= _KEPT:
-            self._taken = {key: each for key, each in self._taken.items() if each.tensor() is not None}
-        if len(self._taken) < _KEPT:
-            for tensor in islice(_tensors(state), _SAMPLE):
-                self._taken[id(tensor)] = _Taken(
-                    weakref.ref(tensor), tensor._version, run.steps, id(owner), self._loads.get(id(owner), 0), site
-                )
+            alive = [(key, each) for key, each in self._taken.items() if each.tensor() is not None]
+            self._taken = dict(alive[-_KEPT // 2 :])
+        for tensor in islice(_tensors(state), _SAMPLE):
+            self._taken.pop(id(tensor), None)
+            self._taken[id(tensor)] = _Taken(
+                weakref.ref(tensor), tensor._version, run.steps, id(owner), self._loads.get(id(owner), 0), site
+            )
 
     @hookimpl
     def state_loaded(self, run: Run, owner: Any, state: Any, site: Site) -> Iterator[Finding]:
         """Whether it is old, and what is there already."""
         if not isinstance(owner, torch.nn.Module) or not isinstance(state, Mapping):
             return
-        taken = self._old(run, state, loading=True)
+        taken = self._old(run, state, owner)
         self._loads[id(owner)] = self._loads.get(id(owner), 0) + 1
-        if taken is not None and _is_all_live(owner, state):
+        if taken is not None and taken.owner == id(owner) and _is_all_live(owner, state):
             seen = (
                 f"the state_dict() of {type(owner).__name__} taken at {taken.site.place}, "
                 f"{run.steps - taken.steps} updates ago, is put back at {site.place}: its {len(state)} tensors are "
@@ -90,7 +91,7 @@ class BestStateAliased:
         if "best" not in name.lower() or not isinstance(state, Mapping):
             return
         for part in (state, *state.values()):
-            taken = self._old(run, part, loading=False) if isinstance(part, Mapping) else None
+            taken = self._old(run, part) if isinstance(part, Mapping) else None
             if taken is not None:
                 seen = (
                     f"the state_dict() taken at {taken.site.place} is written to {name} {run.steps - taken.steps} "
@@ -99,18 +100,18 @@ class BestStateAliased:
                 yield self._finding(run, taken, site, name, seen, Severity.WARNING, Confidence.FACT)
                 return
 
-    def _old(self, run: Run, state: Mapping[Any, Any], *, loading: bool) -> _Taken | None:
-        """Where a state was taken whose tensors have changed since."""
+    def _old(self, run: Run, state: Mapping[Any, Any], owner: torch.nn.Module | None = None) -> _Taken | None:
+        """Where a state was taken whose tensors have changed since; it has just been loaded if there is an owner."""
         for tensor in islice(_tensors(state), _SAMPLE):
             taken = self._taken.get(id(tensor))
             if taken is None or taken.tensor() is not tensor:
                 continue
             # `load_state_dict` has just written each tensor onto itself, which counts once; fused steps do not.
-            changed = tensor._version > taken.version + loading or _is_fused(run)
+            changed = tensor._version > taken.version + (owner is not None) or _is_fused(run, owner)
             # What was written into the state by hand was written into the module, as may be meant.
             if changed and (run.steps > taken.steps or self._loads.get(taken.owner, 0) > taken.loads):
                 return taken
-            if loading:
+            if owner is not None:
                 self._taken[id(tensor)] = taken._replace(version=tensor._version)
         return None
 
@@ -166,7 +167,9 @@ def _is_all_live(owner: torch.nn.Module, state: Mapping[Any, Any]) -> bool:
     return bool(own)
 
 
-def _is_fused(run: Run) -> bool:
-    """Whether an optimizer steps without a trace in the version counters."""
-    optimizers = [owner.optimizer() for owner in run.instrument(Ledger).owners()]
-    return any(group.get("fused") for each in optimizers if each is not None for group in each.param_groups)
+def _is_fused(run: Run, owner: torch.nn.Module | None) -> bool:
+    """Whether an optimizer steps a module's parameters without a trace in their version counters."""
+    own = set(map(id, owner.parameters())) if owner is not None else set()
+    optimizers = [each.optimizer() for each in run.instrument(Ledger).owners()]
+    groups = [group for each in optimizers if each is not None for group in each.param_groups]
+    return any(group.get("fused") and own & set(map(id, group["params"])) for group in groups)

@@ -51,6 +51,7 @@ class PretrainedWeightsNotInUse:
 
     def __init__(self) -> None:
         self._reads: list[_Weights] = []
+        self._taken: list[Callable[[], object]] = []
 
     @hookimpl
     def state_read(self, run: Run, state: Any, site: Site) -> None:
@@ -60,6 +61,11 @@ class PretrainedWeightsNotInUse:
             if len(tensors) > 1:
                 refs = [weakref.ref(each) for each in (*tensors[:_SAMPLE], *tensors[-_SAMPLE:])]
                 self._reads = [*self._reads[1 - _KEPT :], _Weights(site, refs, len(tensors), run.steps)]
+
+    @hookimpl
+    def state_taken(self, state: Any) -> None:
+        """Remember a tensor of it."""
+        self._taken = [*self._taken[1 - _KEPT :], *(weakref.ref(each) for each in islice(_tensors(state), 1))]
 
     @hookimpl
     def state_loaded(self, run: Run, owner: Any, state: Any, outcome: Any, site: Site) -> Iterator[Finding]:
@@ -82,12 +88,20 @@ class PretrainedWeightsNotInUse:
             told = f"{explained} of {len(names)} parameters were not found: {how}"
         elif names and len(missing) == len(names) and surplus:
             told = f"none of its {len(names)} parameters is in the state, which has {_some(surplus)}"
-        elif unused and unused[-1].steps == run.steps and _is_own(owner, state, names):
+        elif unused and unused[-1].steps == run.steps and self._is_own(state, names):
             source = unused.pop()
             told = f"the {source.size} tensors read at {source.site.place} are not in what was loaded, its own state"
         else:
             return
         yield self._finding(owner, told, site, source, Severity.INFO if explained and few else self.severity)
+
+    def _is_own(self, state: Mapping[Any, Any], names: Mapping[str, torch.Tensor]) -> bool:
+        """Whether a `state_dict()` gives each parameter the tensor that it has."""
+        first = next(_tensors(state), None)
+        return any(first is known() for known in self._taken) and all(
+            isinstance(given := state.get(name), torch.Tensor) and given.data_ptr() == own.data_ptr()
+            for name, own in names.items()
+        )
 
     def _finding(
         self, owner: torch.nn.Module, told: str, site: Site, source: _Weights | None, severity: Severity
@@ -145,15 +159,6 @@ def _prefix(missing: list[str], surplus: list[str]) -> tuple[str, int]:
             counts[f"-{head}."] = counts.get(f"-{head}.", 0) + 1
     best = max(counts, key=counts.__getitem__, default="")
     return best, counts.get(best, 0)
-
-
-def _is_own(owner: torch.nn.Module, state: Mapping[Any, Any], names: Mapping[str, torch.Tensor]) -> bool:
-    """Whether each parameter is given the tensor that it has."""
-    pairs = [(state.get(name), parameter) for name, parameter in names.items()]
-    return bool(pairs) and all(
-        isinstance(given, torch.Tensor) and given.data_ptr() and given.data_ptr() == own.data_ptr()
-        for given, own in pairs
-    )
 
 
 def _some(names: list[str]) -> str:

@@ -119,7 +119,9 @@ class ResumeStateInconsistent:
             cold = not self._before[read].get(step.number)
             live = part_of(optimizer)
             ahead = {serial for serial, advances in _before(run, update, event).items() if advances > 1}
-            self._resumed[read] = _Resumed(read, event, step, live, cold and live.progress <= owner.steps, ahead)
+            restored = {i for i, holder in read.restored.items() if holder() is not None}
+            cold = cold and live.progress <= owner.steps
+            self._resumed[read] = _Resumed(read, event, step, live, cold, ahead, restored)
 
     @hookimpl
     def run_finished(self, run: Run) -> Iterator[Finding]:
@@ -145,7 +147,8 @@ class ResumeStateInconsistent:
             places={"read": read.site.place, **({"step": site.place} if site is not None else {})},
             subject=resumed.step.optimizer,
             seen=f"the checkpoint read at {read.site.place} holds {names}; {restored} went on from it, and the "
-            f"{kinds} of this run, of the same kind and settings, began at 0",
+            f"{kinds} of this run, of the same kind and settings, began at 0"
+            + ("; what it had been put into was gone by then" if resumed.thrown_away(lost) else ""),
             why=_WHY_OPTIMIZER if lost[0].kind is PartKind.OPTIMIZER else _WHY_SCHEDULER,
             remedy="put back every state that was saved: "
             + ", ".join(f'{part.kind}.load_state_dict(checkpoint["{part.name}"])' for part in lost),
@@ -169,6 +172,7 @@ class _Resumed:
         live: the optimizer after that step.
         cold: it had not stepped before, and remembers no more steps than it executed in this run.
         ahead: schedulers that had advanced before it stepped.
+        restored: the parts that were in use then: what they were put into was not gone.
     """
 
     read: ReadCheckpoint
@@ -177,13 +181,14 @@ class _Resumed:
     live: SavedPart
     cold: bool
     ahead: set[int]
+    restored: set[int]
 
     def verdict(self, schedules: list[SchedulerReading]) -> tuple[list[SavedPart], list[SavedPart], Severity] | None:
         """What was lost, what was kept beside the weights, and how severe it is."""
         lost: list[SavedPart] = []
         kept: list[SavedPart] = []
         for i, part in enumerate(self.read.parts):
-            if i in self.read.restored:
+            if i in self.restored:
                 if part.kind in (PartKind.OPTIMIZER, PartKind.SCHEDULER):
                     kept.append(part)
             elif (part.kind is PartKind.OPTIMIZER and self._is_this_optimizer(part)) or (
@@ -194,13 +199,17 @@ class _Resumed:
             return None
         site = self.read.site
         tree = _tree(site.place.file)
-        if tree is None or any(part.name in _keys_read([tree]) for part in lost):
+        if not self.thrown_away(lost) and (tree is None or any(part.name in _keys_read([tree]) for part in lost)):
             return lost, kept, Severity.INFO  # the script can restore it, or has not been read
         optimizer_lost = any(part.kind is PartKind.OPTIMIZER for part in lost)
         around = _keys_read(_functions_around(site)) if site.framework is None else set()
         goes_on = self.read.continued or any(name in around for name in self.read.counters)
-        sure = bool(kept) or (optimizer_lost and goes_on)
+        sure = bool(kept) or self.thrown_away(lost) or (optimizer_lost and goes_on)
         return lost, kept, Severity.WARNING if sure else Severity.INFO
+
+    def thrown_away(self, lost: list[SavedPart]) -> bool:
+        """Whether a state had been put into something that was gone when training went on."""
+        return any(self.read.parts[i] in lost for i in self.read.restored if i not in self.restored)
 
     def _is_this_optimizer(self, part: SavedPart) -> bool:
         """Whether a saved state would fit the optimizer that steps now, which has begun without it."""
