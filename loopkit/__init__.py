@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from loopkit.criterionreading import DoorReading as DoorReading
     from loopkit.criterionreading import NearReading as NearReading
     from loopkit.criterionreading import Seen as Seen
+    from loopkit.checkpoints import Checkpoints as Checkpoints
+    from loopkit.checkpoints import PartKind as PartKind
+    from loopkit.checkpoints import ReadCheckpoint as ReadCheckpoint
+    from loopkit.checkpoints import SavedPart as SavedPart
+    from loopkit.checkpoints import file_named as file_named
+    from loopkit.checkpoints import part_of as part_of
     from loopkit.curvelog import CurveLog as CurveLog
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
@@ -110,6 +116,12 @@ _PLACES = {
     "DoorReading": "criterionreading",
     "NearReading": "criterionreading",
     "Seen": "criterionreading",
+    "Checkpoints": "checkpoints",
+    "PartKind": "checkpoints",
+    "ReadCheckpoint": "checkpoints",
+    "SavedPart": "checkpoints",
+    "file_named": "checkpoints",
+    "part_of": "checkpoints",
     "CurveLog": "curvelog",
     "CurveKind": "curvereading",
     "CurveReading": "curvereading",
