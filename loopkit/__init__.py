@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from loopkit.errors import StopTraining as StopTraining
     from loopkit.errors import UsageError as UsageError
     from loopkit.feeds import Feed as Feed
+    from loopkit.feeds import Feeds as Feeds
     from loopkit.finding import Confidence as Confidence
     from loopkit.finding import Finding as Finding
     from loopkit.finding import Place as Place
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
+    from loopkit.levels import AtChance as AtChance
+    from loopkit.levels import Level as Level
+    from loopkit.levels import Levels as Levels
+    from loopkit.levels import at_chance as at_chance
     from loopkit.logbook import History as History
     from loopkit.loop import Loop as Loop
     from loopkit.lossreading import LossReading as LossReading
@@ -75,6 +80,7 @@ _PLACES = {
     "StopTraining": "errors",
     "UsageError": "errors",
     "Feed": "feeds",
+    "Feeds": "feeds",
     "Confidence": "finding",
     "Finding": "finding",
     "Place": "finding",
@@ -109,6 +115,10 @@ _PLACES = {
     "Wipe": "update",
     "current_run": "watching",
     "log": "metrics",
+    "AtChance": "levels",
+    "Level": "levels",
+    "Levels": "levels",
+    "at_chance": "levels",
     "watch": "watching",
     "Window": "windows",
     "Windows": "windows",

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from loopkit.graphwalk import Walk
-from loopkit.levels import Levels
 from loopkit.ledger import Ledger
+from loopkit.levels import Levels
 from loopkit.lossgraph import LossGraph, Part, RawLoss
 from loopkit.models import Models
 from loopkit.survey import Survey

@@ -118,6 +118,7 @@ class Recorder(Phases):
         self.forwards += 1
         if self.losses.walking:
             self.losses.forward_began(module, args, kwargs)
+            self.losses.levels.site = self.sites.here(FORWARD, brief=True)
         ledger = self.ledger
         ledger.now.tick += 1
         ledger.last_forward = ledger.now.tick
