@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
     from loopkit.curves import read_curves as read_curves
+    from loopkit.draws import Draws as Draws
     from loopkit.errors import LoopkitError as LoopkitError
     from loopkit.errors import PluginError as PluginError
     from loopkit.errors import StopTraining as StopTraining
@@ -75,6 +76,7 @@ _PLACES = {
     "CurveKind": "curvereading",
     "CurveReading": "curvereading",
     "read_curves": "curves",
+    "Draws": "draws",
     "LoopkitError": "errors",
     "PluginError": "errors",
     "StopTraining": "errors",

@@ -156,6 +156,11 @@ def mode_changed(run: Run, module: torch.nn.Module, training: bool) -> Answer:
 
 
 @hookspec
+def generator_seeded(run: Run, seed: Any, site: Site) -> Answer:
+    """`torch.manual_seed` or `torch.seed` was called at `site`, by whatever name. Cost: one call a seed."""
+
+
+@hookspec
 def epoch_started(run: Run, epoch: int) -> Answer:
     """A pass over the training data begins; `epoch` counts from 1. Told by `Loop`. Cost: once an epoch."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from loopkit.draws import Draws
 from loopkit.graphwalk import Walk
 from loopkit.ledger import Ledger
 from loopkit.levels import Levels
@@ -39,6 +40,7 @@ class Losses:
         walking: whether graphs are walked whole in this update.
         weights: what the parameters were when the last forward ended, while walking.
         levels: losses of a few updates.
+        draws: random numbers of a few forwards.
     """
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
@@ -49,6 +51,7 @@ class Losses:
         self._ledger = ledger
         self.weights = Weights(ledger)
         self.levels = Levels()
+        self.draws = Draws()
         self.survey = Survey(models, ledger)
         self._updates = 0
         self._novel = 0
@@ -91,14 +94,16 @@ class Losses:
         if self.error is None:
             try:
                 self.graph.doors.entered(module, args, kwargs)
+                self.draws.forward_began()
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
 
-    def forward_ended(self) -> None:
-        """The outermost forward ended, in an update whose graphs are walked: remember what the weights are."""
+    def forward_ended(self, steps: int) -> None:
+        """The outermost forward ended, in an update whose graphs are walked, after so many steps."""
         if self.error is not None:
             return
         try:
+            self.draws.forward_ended(steps, self._ledger.owners(), self.levels.site)
             self.weights.remember()
         except Exception as error:  # noqa: BLE001
             self._fail(error)

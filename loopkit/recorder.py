@@ -73,6 +73,10 @@ class Recorder(Phases):
         self._clips = Clips(ledger)
         self._site: Site | None = None
 
+    def instruments(self) -> dict[type[Any], Any]:
+        """Those it feeds, which checks may ask for."""
+        return {type(each): each for each in (self.feeds, self.losses.levels, self.losses.draws)}
+
     # -- data and forward --------------------------------------------------------------------------------
 
     def epoch_began(self, loader: Any) -> None:
@@ -129,7 +133,7 @@ class Recorder(Phases):
     def forward_ended(self) -> None:
         """The outermost module returned; told of while searching, and in updates whose graphs are walked."""
         if self.losses.walking and torch.is_grad_enabled():
-            self.losses.forward_ended()
+            self.losses.forward_ended(self.steps)
 
     # -- backward and gradients --------------------------------------------------------------------------
 

@@ -15,11 +15,9 @@ from loopkit import ranks
 from loopkit.callsite import CallSites
 from loopkit.ending import Ending
 from loopkit.errors import StopTraining
-from loopkit.feeds import Feeds
 from loopkit.finding import Finding, Severity
 from loopkit.found import HERE, Findings
 from loopkit.ledger import Ledger
-from loopkit.levels import Levels
 from loopkit.manager import Failure, Manager
 from loopkit.models import Models
 from loopkit.notes import Notes
@@ -69,7 +67,7 @@ class Run(Ending):
         instruments = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
         self.recorder = Recorder(*instruments, self._judge)
         self.history = self.recorder.history
-        self._instruments |= {Feeds: self.recorder.feeds, Levels: self.recorder.losses.levels}
+        self._instruments |= self.recorder.instruments()
         manager.when_one_fails(self._plugin_failed)
 
     # -- what plugins ask --------------------------------------------------------------------------------

@@ -14,9 +14,10 @@
 | `Optimizer.zero_grad`, `Module.zero_grad` | `before_zero_grad`, `after_zero_grad` | `optimizer.py` |
 | `LRScheduler.step` | `scheduler_stepped` | `scheduler.py` |
 | `Module.train`, `Module.eval` | `mode_changed` | `mode.py` |
+| `torch.manual_seed` | `generator_seeded` | `seeding.py` |
 
-All but checkpoints, modes and evaluations also feed the record of the current update, so they are installed in every
-run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an event.
+All but checkpoints, modes, seeds and evaluations also feed the record of the current update, so they are installed in
+every run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an event.
 """
 
 from __future__ import annotations
@@ -24,7 +25,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loopkit.run import Run
-from loopkit.taps import amp, autograd, checkpoint, clipping, criterion, loader, mode, module, optimizer, scheduler
+from loopkit.taps import (
+    amp,
+    autograd,
+    checkpoint,
+    clipping,
+    criterion,
+    loader,
+    mode,
+    module,
+    optimizer,
+    scheduler,
+    seeding,
+)
 from loopkit.taps.patch import Handle, Taps
 
 ALWAYS: tuple[Callable[[Run], Handle], ...] = (
@@ -39,6 +52,7 @@ ALWAYS: tuple[Callable[[Run], Handle], ...] = (
 IF_HEARD: dict[str, Callable[[Run], Handle]] = {
     "mode_changed": mode.install,
     "checkpoint_cut": checkpoint.install,
+    "generator_seeded": seeding.install,
     **dict.fromkeys(sorted(loader.EVALUATIONS), criterion.install),
 }
 
