@@ -17,7 +17,8 @@
 | `torch.manual_seed` | `generator_seeded` | `seeding.py` |
 
 All but checkpoints, modes, seeds and evaluations also feed the record of the current update, so they are installed in
-every run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an event.
+every run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an
+event.
 """
 
 from __future__ import annotations

@@ -6,4 +6,5 @@ CHECKS: tuple[str, ...] = (
     "loopkit_plugins.checks.data.loader_exhausted:LoaderExhausted",
     "loopkit_plugins.checks.data.rng_reset_in_loop:RngResetInLoop",
     "loopkit_plugins.checks.data.sampler_epoch_not_set:SamplerEpochNotSet",
+    "loopkit_plugins.checks.data.train_not_shuffled:TrainNotShuffled",
 )
