@@ -76,7 +76,8 @@ class Transformed(Plain):
         self.transforms = [Shift()]
 
     def noise(self, x: torch.Tensor) -> torch.Tensor:
-        return self.transforms[0](x)
+        shifted: torch.Tensor = self.transforms[0](x)
+        return shifted
 
 
 class Globally(Plain):

@@ -2,10 +2,12 @@
 
 CHECKS: tuple[str, ...] = (
     "loopkit_plugins.checks.data.dataset_barely_sampled:DatasetBarelySampled",
+    "loopkit_plugins.checks.data.eval_loader_misconfigured:EvalLoaderMisconfigured",
     "loopkit_plugins.checks.data.loader_empty:LoaderEmpty",
     "loopkit_plugins.checks.data.loader_exhausted:LoaderExhausted",
     "loopkit_plugins.checks.data.rng_identical_across_workers:RngIdenticalAcrossWorkers",
     "loopkit_plugins.checks.data.rng_reset_in_loop:RngResetInLoop",
     "loopkit_plugins.checks.data.sampler_epoch_not_set:SamplerEpochNotSet",
+    "loopkit_plugins.checks.data.train_eval_overlap:TrainEvalOverlap",
     "loopkit_plugins.checks.data.train_not_shuffled:TrainNotShuffled",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from torch.utils.data import IterableDataset
@@ -98,4 +99,4 @@ def _expected(row: Sequence[float], rows: Sequence[Sequence[float]]) -> float:
     """How many classes so many samples would hold on average, were they drawn from all that were counted."""
     size, total = sum(row), sum(map(sum, rows))
     shares = [sum(column) / total for column in zip(*rows, strict=True)]
-    return sum(1 - (1 - share) ** size for share in shares)
+    return math.fsum(1 - (1 - share) ** size for share in shares)
