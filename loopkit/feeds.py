@@ -49,6 +49,7 @@ class Feed:
         asked_by: how it was asked then: "for" by a loop of the user's, "generator" by one in a generator, else "".
         trained: a backward came after one of its batches.
         evaluated: a forward without gradients came after one of its batches.
+        twins: the first batches of its workers were the same; known of iterable datasets with several workers.
         before: the last earlier pass over the same loader that trained.
         most: batches that an earlier pass over the same loader handed out, at most.
     """
@@ -63,7 +64,7 @@ class Feed:
         self.ends = 0
         self.ended_at: Site | None = None
         self.asked_by = ""
-        self.trained = self.evaluated = False
+        self.trained = self.evaluated = self.twins = False
         self.before: Feed | None = None
         self.most = 0
         self._steps = {owner: owner.steps for owner in owners}

@@ -33,6 +33,7 @@ from loopkit.signature import (
     Signature,
     bits_of,
 )
+from loopkit.twins import Twins
 from loopkit.update import Update
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Recorder(Phases):
         self._forwards_before = 0
         self._inputs = Inputs()
         self._loaders = Loaders()
+        self.twins: Twins | None = None  # while the first batches of a pass are compared
         self.models = models
         self._schedulers = Schedulers(ledger)
         self.schedulers_open = 0  # whose `step` may call that of others
@@ -89,11 +91,12 @@ class Recorder(Phases):
         if len(self._events) < LONGEST:
             self._events.append((EPOCH | bits_of(number), None, (number, length)))
 
-    def batch(self, args: tuple[Any, ...] = (), *_: object) -> None:
+    def batch(self, args: tuple[Any, ...] = (), _: object = None, batch: Any = None) -> None:
         """A batch arrived.
 
         Args:
             args: first of them, the iterator it came from.
+            batch: the batch.
         """
         if self._stepped and not self._open.stack:
             self.close()
@@ -102,6 +105,8 @@ class Recorder(Phases):
                 self.training_goes_on()
             self.source = id(args[0])
         self.batches += 1
+        if self.twins is not None and not self.twins.saw(args[0] if args else None, batch):
+            self.twins = None
         if not self._events or self._events[-1] is not BATCH_EVENT:
             self._events.append(BATCH_EVENT)
 

@@ -37,6 +37,7 @@ LAYERS = [
         "lossgraph",
         "models",
         "row",
+        "twins",
         "untouched",
     },
     {"looking"},

@@ -130,7 +130,7 @@ def test_one_worker_repeats_each_epoch() -> None:
 
 
 def from_the_state(worker: int) -> None:
-    np.random.seed(np.random.get_state()[1][0] + worker)
+    np.random.seed(np.random.get_state()[1][0] + worker)  # type: ignore[index]
 
 
 def from_the_number(worker: int) -> None:

@@ -3,6 +3,7 @@
 CHECKS: tuple[str, ...] = (
     "loopkit_plugins.checks.data.dataset_barely_sampled:DatasetBarelySampled",
     "loopkit_plugins.checks.data.eval_loader_misconfigured:EvalLoaderMisconfigured",
+    "loopkit_plugins.checks.data.iterable_duplicated:IterableDuplicated",
     "loopkit_plugins.checks.data.loader_empty:LoaderEmpty",
     "loopkit_plugins.checks.data.loader_exhausted:LoaderExhausted",
     "loopkit_plugins.checks.data.rng_identical_across_workers:RngIdenticalAcrossWorkers",
