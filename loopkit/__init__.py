@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from loopkit.batching import batches as batches
     from loopkit.callsite import CallSites as CallSites
     from loopkit.callsite import Site as Site
+    from loopkit.checkpoints import Checkpoints as Checkpoints
+    from loopkit.checkpoints import PartKind as PartKind
+    from loopkit.checkpoints import ReadCheckpoint as ReadCheckpoint
+    from loopkit.checkpoints import SavedPart as SavedPart
+    from loopkit.checkpoints import file_named as file_named
+    from loopkit.checkpoints import part_of as part_of
     from loopkit.criteria import Criteria as Criteria
     from loopkit.criteriaheard import CriteriaHeard as CriteriaHeard
     from loopkit.criterionreading import BatchReading as BatchReading
@@ -20,22 +26,18 @@ if TYPE_CHECKING:
     from loopkit.criterionreading import DoorReading as DoorReading
     from loopkit.criterionreading import NearReading as NearReading
     from loopkit.criterionreading import Seen as Seen
-    from loopkit.checkpoints import Checkpoints as Checkpoints
-    from loopkit.checkpoints import PartKind as PartKind
-    from loopkit.checkpoints import ReadCheckpoint as ReadCheckpoint
-    from loopkit.checkpoints import SavedPart as SavedPart
-    from loopkit.checkpoints import file_named as file_named
-    from loopkit.checkpoints import part_of as part_of
     from loopkit.curvelog import CurveLog as CurveLog
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
     from loopkit.curves import read_curves as read_curves
+    from loopkit.draws import Draws as Draws
     from loopkit.effect import Effect as Effect
     from loopkit.errors import LoopkitError as LoopkitError
     from loopkit.errors import PluginError as PluginError
     from loopkit.errors import StopTraining as StopTraining
     from loopkit.errors import UsageError as UsageError
     from loopkit.feeds import Feed as Feed
+    from loopkit.feeds import Feeds as Feeds
     from loopkit.finding import Confidence as Confidence
     from loopkit.finding import Finding as Finding
     from loopkit.finding import Place as Place
@@ -45,6 +47,10 @@ if TYPE_CHECKING:
     from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
+    from loopkit.levels import AtChance as AtChance
+    from loopkit.levels import Level as Level
+    from loopkit.levels import Levels as Levels
+    from loopkit.levels import at_chance as at_chance
     from loopkit.lineage import Line as Line
     from loopkit.logbook import History as History
     from loopkit.loop import Loop as Loop
@@ -127,11 +133,13 @@ _PLACES = {
     "CurveReading": "curvereading",
     "read_curves": "curves",
     "Effect": "effect",
+    "Draws": "draws",
     "LoopkitError": "errors",
     "PluginError": "errors",
     "StopTraining": "errors",
     "UsageError": "errors",
     "Feed": "feeds",
+    "Feeds": "feeds",
     "Confidence": "finding",
     "Finding": "finding",
     "Place": "finding",
@@ -195,6 +203,10 @@ _PLACES = {
     "Wipe": "update",
     "current_run": "watching",
     "log": "metrics",
+    "AtChance": "levels",
+    "Level": "levels",
+    "Levels": "levels",
+    "at_chance": "levels",
     "watch": "watching",
     "Window": "windows",
     "Windows": "windows",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from loopkit.draws import Draws
 from loopkit.finiteness import Finiteness
 from loopkit.graphwalk import Walk
 from loopkit.ledger import Ledger
@@ -51,6 +52,7 @@ class Losses:
         finite: watches for losses that are not finite.
         moves: looks at what steps do to a few weights.
         modes: which modules were in training mode, and which in evaluation mode.
+        draws: random numbers of a few forwards.
     """
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
@@ -64,6 +66,7 @@ class Losses:
         self.weights = Weights(ledger)
         self.levels = Levels()
         self.modes = Modes()
+        self.draws = Draws()
         self.survey = Survey(models, ledger)
         self.finite = Finiteness(ledger, models)
         self.moves = Moves()
@@ -117,14 +120,16 @@ class Losses:
                 self.graph.doors.entered(module, args, kwargs)
                 self.making.watch(True)
                 self.modes.trains(module)
+                self.draws.forward_began()
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
 
-    def forward_ended(self) -> None:
-        """The outermost forward ended, in an update whose graphs are walked: remember what the weights are."""
+    def forward_ended(self, steps: int) -> None:
+        """The outermost forward ended, in an update whose graphs are walked, after so many steps."""
         if self.error is not None:
             return
         try:
+            self.draws.forward_ended(steps, self._ledger.owners(), self.levels.site)
             self.weights.remember()
         except Exception as error:  # noqa: BLE001
             self._fail(error)

@@ -26,6 +26,11 @@ run. Inside a region that torch.compile traces, and on other threads than the fi
 All but checkpoints, modes, states and evaluations also feed the record of the current update, so they are installed
 in every run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is
 an event.
+| `torch.manual_seed` | `generator_seeded` | `seeding.py` |
+
+All but checkpoints, modes, seeds and evaluations also feed the record of the current update, so they are installed in
+every run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an
+event.
 """
 
 from __future__ import annotations
@@ -42,13 +47,13 @@ from loopkit.taps import (
     ddp,
     loader,
     losses,
-    loader,
     mode,
     module,
     optimizer,
     scheduler,
-    values,
+    seeding,
     state,
+    values,
 )
 from loopkit.taps.patch import Handle, Taps
 
@@ -68,6 +73,7 @@ IF_HEARD: dict[str, Callable[[Run], Handle]] = {
     "checkpoint_cut": checkpoint.install,
     "update_finished": values.install,
     **dict.fromkeys(("state_saved", "state_read", "state_taken", "state_loaded"), state.install),
+    "generator_seeded": seeding.install,
     **dict.fromkeys(sorted(loader.EVALUATIONS), criterion.install),
 }
 

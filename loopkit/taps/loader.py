@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from torch.utils.data import dataloader
+from torch.utils.data import IterableDataset, dataloader
 
 from loopkit.recorder import Recorder
 from loopkit.run import Run
 from loopkit.taps import stopping
 from loopkit.taps.consumer import asked_by
 from loopkit.taps.patch import Handle, Tap, Taps
+from loopkit.twins import Twins
 
 EVALUATIONS = frozenset({"evaluation_started", "evaluation_finished", "metric_logged"})
 """Hooks for whose sake evaluations are inferred."""
@@ -59,11 +60,14 @@ def _pass_began(run: Run, iterator: Any, loader: Any) -> None:
     if _PASSES & run.heard:
         site = run.recorder.sites.here(_MADE, brief=True)
         feed = run.recorder.feeds.began(iterator, loader, site, run.recorder.ledger.owners())
+        workers = getattr(loader, "num_workers", 0)
+        if workers > 1 and isinstance(loader.dataset, IterableDataset):
+            run.recorder.twins = Twins(feed, iterator, workers)
         run.emit("loader_started", loader=loader, feed=feed)
 
 
 def _loaded(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> None:
-    run.recorder.batch(args, batch)
+    run.recorder.batch(args, kwargs, batch)
     run.emit("batch_loaded", batch=batch, loader=run.recorder.sources.loader(args[0]))
 
 
