@@ -82,7 +82,7 @@ class Losses:
         if self.error is None:
             try:
                 self.graph.doors.entered(module, args, kwargs)
-                self.modes.trains(module)
+                self.modes.trains(module, args)
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
 

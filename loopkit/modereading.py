@@ -142,7 +142,7 @@ class TrainReading:
         change: the last call of `train()` or `eval()` that reached the module.
         norms: for each batch normalisation in the graph that used the statistics of its batch, the size of the
             batch and the values a channel.
-        before: readings of this module before, that found it in training mode.
+        given: the first dimension of what the module was called with; 0 if that is not known.
     """
 
     number: int
@@ -157,4 +157,4 @@ class TrainReading:
     blank: int
     change: ModeChange | None
     norms: tuple[tuple[int, int], ...]
-    before: int
+    given: int

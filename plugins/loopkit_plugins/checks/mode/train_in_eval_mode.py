@@ -113,7 +113,11 @@ def _judged(reading: TrainReading) -> tuple[Severity, Confidence, str]:
         return Severity.INFO, Confidence.FACT, "nobody called eval() while loopkit watched"
     place = change.site.place
     if change.first == "evaluated":
-        return Severity.ERROR, Confidence.PROOF, f"eval() at {place} was for an evaluation, and train() did not follow"
+        return (
+            Severity.ERROR,
+            Confidence.PROOF,
+            f"eval() at {place} was for an evaluation, no train() followed",
+        )
     if reading.blank:
         what = f"{reading.blank} batch normalisation{'' if reading.blank == 1 else 's'}"
         return Severity.WARNING, Confidence.PROOF, f"eval() at {place}, though no batch has been seen by {what}"
