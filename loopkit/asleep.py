@@ -1,7 +1,7 @@
-"""A child process that may train, before it does: nothing of loopkit runs in it but three light wrappers.
+"""A child process that may train, before it does: nothing of loopkit runs in it but four light wrappers.
 
 Most children never train (workers of a DataLoader): they must not pay for a watch. One that makes an optimizer,
-clears gradients or runs backward wakes, and is watched from that call on.
+wraps a model in DDP, clears gradients or runs backward wakes, and is watched from that call on.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ class Asleep:
         self._ticket = ticket
         self._wake = wake
         self._over = False
-        self._triggers = [
-            _Trigger(torch.optim.Optimizer, "_patch_step_function", self.rouse),  # called by constructors
+        self._triggers = [  # of optimizers and DDP, what their constructors call: a warning there names its caller
+            _Trigger(torch.optim.Optimizer, "_patch_step_function", self.rouse),
             _Trigger(torch.optim.Optimizer, "zero_grad", self.rouse),
             _Trigger(torch.autograd, "backward", self.rouse),
+            _Trigger(torch.nn.parallel.DistributedDataParallel, "_ddp_init_helper", self.rouse),
         ]
         global sleeping
         sleeping = self

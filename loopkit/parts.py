@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from loopkit.finding import Finding
@@ -35,6 +35,7 @@ class Part:
         not_checked: rule and reason.
         failures: its plugins that failed.
         finished: whether it has closed; False for one that runs, or was killed.
+        shares: what its checks tell those of other processes, by the name of the rule.
     """
 
     process: str
@@ -46,6 +47,7 @@ class Part:
     not_checked: list[tuple[str, str]]
     failures: list[Failure]
     finished: bool
+    shares: Mapping[str, Any] = field(default_factory=dict)
 
     def to_text(self) -> str:
         """As JSON; evidence that JSON cannot hold becomes text."""
@@ -72,6 +74,7 @@ class Part:
             not_checked=[(rule, why) for rule, why in values["not_checked"]],
             failures=[Failure(*each) for each in values["failures"]],
             finished=values["finished"],
+            shares=values["shares"],
         )
 
 

@@ -29,6 +29,7 @@ from loopkit.callsite import CallSites
 from loopkit.hookspecs import hookimpl
 from loopkit.parts import Folder, Part
 from loopkit.run import Run
+from loopkit.shares import Shares
 from loopkit.taps.patch import Cell
 
 PATIENCE = 10.0
@@ -98,6 +99,7 @@ class PartWriter:
             not_checked=run.not_checked() if finished else run.notes(),
             failures=run.failures,
             finished=finished,
+            shares=run.instrument(Shares).mine,
         )
         try:
             self._folder.write(self._name, part)
@@ -180,7 +182,7 @@ class Processes:
         parts = taken.read()
         taken.remove()
         parts.pop(self._own_name(), None)
-        run.merge(parts)
+        _take_in(run, parts)
         _note_open_ends(run, list(parts.values()))
 
     def _own_name(self) -> str:
@@ -199,7 +201,7 @@ class Processes:
         if self._folder is not None:
             parts = self._folder.read()
             parts.pop(self._own_name(), None)
-            run.merge(parts)
+            _take_in(run, parts)
 
     def saved(self) -> bool:
         """Whether another process can read all that this one has found."""
@@ -224,6 +226,11 @@ class Processes:
         if run.program and len(others) < self.launch.local_size - 1:
             return True
         return any(not part.finished and ranks.alive(part.pid) for part in others)
+
+
+def _take_in(run: Run, parts: dict[str, Part]) -> None:
+    run.instrument(Shares).heard(part.shares for part in parts.values())
+    run.merge(parts)
 
 
 def _note_open_ends(run: Run, parts: list[Part]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.utils.checkpoint
+from torch.distributed import distributed_c10d
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import clip_grad
 from torch.optim import lr_scheduler
@@ -26,6 +27,9 @@ _OWNERS: tuple[Any, ...] = (
     torch.amp.GradScaler,
     torch.utils.checkpoint.CheckpointFunction,
     torch.optim.Optimizer,
+    torch.nn.parallel.DistributedDataParallel,
+    torch.nn.Module,
+    distributed_c10d,
     dataloader.DataLoader,
     dataloader._BaseDataLoaderIter,
     dataloader._SingleProcessDataLoaderIter,

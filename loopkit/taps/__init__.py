@@ -2,8 +2,9 @@
 
 | torch call | event | file |
 |---|---|---|
-| iterating a `DataLoader` | `batch_loaded` | `loader.py` |
+| iterating a `DataLoader` | `batch_loaded`, `loader_started`, `loader_exhausted` | `loader.py` |
 | calling the outermost `Module` | `before_forward`, `after_forward` | `module.py` |
+| a `torch.nn.functional` loss, while graphs are walked | none: `Criteria` reads it | `values.py` |
 | calling it without gradients | `evaluation_started`, `evaluation_finished` | `criterion.py` |
 | meanwhile, a `torch.nn.functional` loss, or the model's `.loss` | `metric_logged` | `criterion.py` |
 | a reentrant `torch.utils.checkpoint.checkpoint` | `checkpoint_cut` | `checkpoint.py` |
@@ -15,6 +16,7 @@
 | `LRScheduler.step` | `scheduler_stepped` | `scheduler.py` |
 | `Module.train`, `Module.eval` | `mode_changed` | `mode.py` |
 
+`ddp.py` hears what makes no event: wrappers made, states loaded, collectives of the program's own.
 All but checkpoints, modes and evaluations also feed the record of the current update, so they are installed in every
 run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an event.
 """
@@ -24,7 +26,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loopkit.run import Run
-from loopkit.taps import amp, autograd, checkpoint, clipping, criterion, loader, mode, module, optimizer, scheduler
+from loopkit.taps import (
+    amp,
+    autograd,
+    checkpoint,
+    clipping,
+    criterion,
+    ddp,
+    loader,
+    mode,
+    module,
+    optimizer,
+    scheduler,
+    values,
+)
 from loopkit.taps.patch import Handle, Taps
 
 ALWAYS: tuple[Callable[[Run], Handle], ...] = (
@@ -35,10 +50,12 @@ ALWAYS: tuple[Callable[[Run], Handle], ...] = (
     amp.install,
     optimizer.install,
     scheduler.install,
+    ddp.install,
 )
 IF_HEARD: dict[str, Callable[[Run], Handle]] = {
     "mode_changed": mode.install,
     "checkpoint_cut": checkpoint.install,
+    "update_finished": values.install,
     **dict.fromkeys(sorted(loader.EVALUATIONS), criterion.install),
 }
 

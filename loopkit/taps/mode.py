@@ -27,7 +27,7 @@ def install(run: Run) -> Handle:
             modes.changed(args[0])
             run.emit("mode_changed", module=args[0], training=args[0].training)
 
-    def failed(run: Run) -> None:
+    def failed(run: Run, *_: object) -> None:
         nonlocal depth
         depth -= 1
 

@@ -1,3 +1,8 @@
 """Checks of training in several processes."""
 
-CHECKS: tuple[str, ...] = ()
+CHECKS: tuple[str, ...] = (
+    "loopkit_plugins.checks.distributed.ddp_forward_bypassed:DdpForwardBypassed",
+    "loopkit_plugins.checks.distributed.no_sync_misuse:NoSyncMisuse",
+    "loopkit_plugins.checks.distributed.replicas_diverged:ReplicasDiverged",
+    "loopkit_plugins.checks.distributed.wrapped_params_changed:WrappedParamsChanged",
+)
