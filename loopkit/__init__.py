@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from loopkit.finiteness import Finiteness as Finiteness
     from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
+    from loopkit.kept import Kept as Kept
+    from loopkit.kept import KeptGraphs as KeptGraphs
     from loopkit.ledger import Ledger as Ledger
     from loopkit.lineage import Line as Line
     from loopkit.logbook import History as History
@@ -120,6 +122,8 @@ _PLACES = {
     "hookimpl": "hookspecs",
     "Habit": "habit",
     "History": "logbook",
+    "Kept": "kept",
+    "KeptGraphs": "kept",
     "Ledger": "ledger",
     "Line": "lineage",
     "Loop": "loop",

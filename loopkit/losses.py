@@ -11,6 +11,7 @@ import torch
 
 from loopkit.finiteness import Finiteness
 from loopkit.graphwalk import Walk
+from loopkit.kept import Kept
 from loopkit.ledger import Ledger
 from loopkit.levels import Levels
 from loopkit.lossgraph import LossGraph, Part, RawLoss
@@ -49,6 +50,7 @@ class Losses:
         finite: watches for losses that are not finite.
         moves: looks at what steps do to a few weights.
         modes: which modules were in training mode, and which in evaluation mode.
+        kept: which graphs are alive long after their backward.
     """
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
@@ -61,6 +63,7 @@ class Losses:
         self.weights = Weights(ledger)
         self.levels = Levels()
         self.modes = Modes()
+        self.kept = Kept()
         self.survey = Survey(models, ledger)
         self.finite = Finiteness(ledger, models)
         self.moves = Moves()
@@ -72,7 +75,7 @@ class Losses:
 
     def instruments(self) -> dict[type[Any], Any]:
         """What checks may ask for, by its class."""
-        return {Finiteness: self.finite, Modes: self.modes, Moves: self.moves}
+        return {Finiteness: self.finite, Kept: self.kept, Modes: self.modes, Moves: self.moves}
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RawLoss | None:
         """What the graph of the tensors that `torch.autograd.backward` was called with says."""
@@ -169,6 +172,7 @@ class Losses:
         read.changed = self.weights.changed(walk)
         self._sent.append(weakref.ref(root))
         self.modes.sent(walk)
+        self.kept.sent(walk, self._updates + 1)
 
     def _repeats(self, roots: list[torch.Tensor], asked: dict[str, Any]) -> int | None:
         """Which backward of this update had sent this loss, or a part of its sum, in the same ordinary way."""

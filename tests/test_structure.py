@@ -28,6 +28,7 @@ LAYERS = [
         "curvefit",
         "errors",
         "finding",
+        "kept",
         "lossmean",
         "lossreading",
         "modal",

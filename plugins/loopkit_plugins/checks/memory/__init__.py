@@ -1,3 +1,3 @@
 """Checks of graphs and memory that are kept longer than needed."""
 
-CHECKS: tuple[str, ...] = ()
+CHECKS: tuple[str, ...] = ("loopkit_plugins.checks.memory.loss_graph_retained:LossGraphRetained",)
