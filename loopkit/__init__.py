@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from loopkit.metrics import log as log
     from loopkit.models import Models as Models
     from loopkit.modereading import Draw as Draw
+    from loopkit.modereading import Evaluated as Evaluated
     from loopkit.modereading import ForwardReading as ForwardReading
     from loopkit.modereading import FrozenNorm as FrozenNorm
     from loopkit.modereading import ModeChange as ModeChange
@@ -128,6 +129,7 @@ _PLACES = {
     "Line": "lineage",
     "Loop": "loop",
     "Draw": "modereading",
+    "Evaluated": "modereading",
     "ForwardReading": "modereading",
     "FrozenNorm": "modereading",
     "ModeChange": "modereading",

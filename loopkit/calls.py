@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
+from loopkit.modereading import Evaluated
+
 if TYPE_CHECKING:
     from loopkit.callsite import Site
-    from loopkit.modereading import ForwardReading
+    from loopkit.modereading import ForwardReading, ModeChange
+    from loopkit.recorder import Recorder
 
 
 class Called(NamedTuple):
@@ -46,3 +49,15 @@ def holds(module: nn.Module, inner: nn.Module) -> bool:
 def tensor_of(args: tuple[Any, ...]) -> torch.Tensor | None:
     """The first tensor that a module was given."""
     return next((each for each in args if isinstance(each, torch.Tensor)), None)
+
+
+def evaluated(change: ModeChange, recorder: Recorder) -> list[Evaluated]:
+    """What was done in the mode of a change until now, if that was an evaluation with gradients on."""
+    module, forwards = change.module(), recorder.forwards - change.forwards
+    idle = (change.backwards, change.evaluations) == (recorder.backwards, recorder.evaluations)
+    if change.training or module is None or not change.steps or forwards < 2 or not idle:
+        return []
+    owned = {id(each) for owner in recorder.ledger.owners() for each in owner.parameters()}
+    if not any(each.requires_grad and id(each) in owned for each in module.parameters()):
+        return []
+    return [Evaluated(change.name, change.site, forwards, change.steps)]

@@ -46,14 +46,21 @@ class Kept:
 
     def __init__(self) -> None:
         self._marks: deque[tuple[int, int, Callable[[], object]]] = deque(maxlen=_MOST)
+        self._last = (-1, 0, False)  # the number of the last backward, when its loss was made, whether it was kept
 
-    def sent(self, walk: Walk, update: int) -> None:
-        """A loss of this update is sent backward."""
+    def sent(self, walk: Walk, update: int, backward: int, *, retained: bool) -> bool:
+        """A loss of this update is sent backward, the run's `backward`-th. Returns whether the backward just before
+        had kept its graph, and this one's was made wholly after it.
+        """
         first = min((node for node in walk.nodes if node.name() != _LEAF), key=_number, default=None)
+        before, made_at, kept = self._last
+        self._last = backward, walk.made_at, retained
+        is_spare = kept and before == backward - 1 and first is not None and _number(first) > made_at
         metadata = getattr(first, "metadata", None)
         if isinstance(metadata, dict):
             mark = metadata[_KEY] = _Mark()
             self._marks.append((update, len(walk.nodes), weakref.ref(mark)))
+        return is_spare
 
     def told(self, update: int) -> KeptGraphs:
         """Which of them are alive after so many updates."""

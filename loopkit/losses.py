@@ -172,7 +172,9 @@ class Losses:
         read.changed = self.weights.changed(walk)
         self._sent.append(weakref.ref(root))
         self.modes.sent(walk)
-        self.kept.sent(walk, self._updates + 1)
+        sent = self.modes.recorder.backwards if self.modes.recorder is not None else 0
+        retained = bool(read.walked["retained"])
+        read.walked["spare"] = self.kept.sent(walk, self._updates + 1, sent, retained=retained)
 
     def _repeats(self, roots: list[torch.Tensor], asked: dict[str, Any]) -> int | None:
         """Which backward of this update had sent this loss, or a part of its sum, in the same ordinary way."""

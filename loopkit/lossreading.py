@@ -105,6 +105,7 @@ class LossReading:
         repeats: which backward of this update, from 0, had sent the same loss, or a part of the sum that it is.
         retained: its graph was kept (`retain_graph`).
         double: a graph of the backward itself was asked for (`create_graph`).
+        spare: the backward just before this one kept its graph (`retain_graph`), and this one uses none made by then.
         selective: it adds only to the tensors it was told to (`inputs`).
         dtype: of the loss, such as "float32".
         autocast: the type autocast casts to while this backward runs; "" where it is off, as it should be.
@@ -127,6 +128,7 @@ class LossReading:
     retained: bool = False
     double: bool = False
     selective: bool = False
+    spare: bool = False
     dtype: str = ""
     autocast: str = ""
     casts: tuple[tuple[str, int], ...] = ()

@@ -22,6 +22,8 @@ class ModeChange:
         training: the mode it was put in.
         site: where.
         backwards: of the run, before it.
+        evaluations, forwards: forwards without and with gradients, before it.
+        steps: executed, before it.
         ends_evaluation: it ended one: the module was in evaluation mode, and had been called without gradients.
         first: what the module did first in that mode: "evaluated", "trained", or "" for nothing yet.
     """
@@ -31,8 +33,27 @@ class ModeChange:
     training: bool
     site: Site
     backwards: int
+    evaluations: int
+    forwards: int
+    steps: int
     ends_evaluation: bool = False
     first: str = ""
+
+
+class Evaluated(NamedTuple):
+    """A trained model was called with gradients on while it was in evaluation mode, and no backward followed.
+
+    Args:
+        model: its class.
+        site: where it was put in that mode.
+        forwards: how many calls there were.
+        steps: executed before it.
+    """
+
+    model: str
+    site: Site
+    forwards: int
+    steps: int
 
 
 class Draw(NamedTuple):

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
-from loopkit.calls import Called, Row, holds, tensor_of
+from loopkit.calls import Called, Row, evaluated, holds, tensor_of
 from loopkit.modal import batches_seen, is_norm, modal, trainable
 from loopkit.models import unwrapped
-from loopkit.modereading import Draw, ForwardReading, FrozenNorm, ModeChange, TrainReading
+from loopkit.modereading import Draw, Evaluated, ForwardReading, FrozenNorm, ModeChange, TrainReading
 from loopkit.norms import Norms, is_blank, sizes
 from loopkit.untouched import Untouched
 
@@ -68,6 +68,7 @@ class Modes:
         self._forwards: deque[ForwardReading] = deque(maxlen=_KEPT)
         self._trainings: deque[TrainReading] = deque(maxlen=_KEPT)
         self._forward: dict[int, Called] = {}
+        self._evaluated: list[Evaluated] = []
         self._numbers = 0
         self._norms = Norms()
         self._untouched = Untouched()
@@ -86,6 +87,12 @@ class Modes:
     def trains_on(self, reading: ForwardReading) -> bool:
         """Whether the loader of a reading's batch is by now known to train."""
         return self._recorder().sources.has_trained(reading.loader)
+
+    def evaluated_with_gradients(self, *, final: bool = False) -> list[Evaluated]:
+        """Evaluations with gradients on since this was last asked; if `final`, also those that go on."""
+        told, self._evaluated = self._evaluated, []
+        last = self._changes.values() if final else ()
+        return told + [each for change in last for each in evaluated(change, self._recorder())]
 
     def frozen_norms(self) -> list[FrozenNorm]:
         """Frozen batch normalisations whose statistics follow the data. Reads the device, once."""
@@ -106,10 +113,15 @@ class Modes:
             training=module.training,
             site=recorder.sites.here(_CHANGE),
             backwards=recorder.backwards,
+            evaluations=recorder.evaluations,
+            forwards=recorder.forwards,
+            steps=recorder.steps,
             ends_evaluation=module.training
             and before is not None
             and (before.first == "evaluated" if not before.training else before.ends_evaluation and not before.first),
         )
+        if before is not None and module.training:
+            self._evaluated += evaluated(before, recorder)
         if before is None and len(self._changes) >= _KEPT:
             del self._changes[next(iter(self._changes))]
         self._changes.pop(key, None)

@@ -23,7 +23,6 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LAYERS = [
     {
         "asleep",
-        "calls",
         "criterionreading",
         "curvefit",
         "errors",
@@ -38,7 +37,7 @@ LAYERS = [
         "strays",
         "unseen",
     },
-    {"baseline", "config", "course", "curvereading", "curvetags", "hookspecs", "shares", "update"},
+    {"baseline", "calls", "config", "course", "curvereading", "curvetags", "hookspecs", "shares", "update"},
     {"curvesigns", "habit", "manager", "silence", "windows", "wraps"},
     {"curves", "lossvalues", "parts", "rulebook"},
     {"callsite", "curvefiles", "doubt", "horizon", "lossgiven", "padding", "signature", "sources"},

@@ -80,8 +80,8 @@ class LossGraphRetained:
             confidence=self.confidence,
             place=keeper or site.place,
             places={"backward": site.place},
-            seen=f"the graphs of all {kept.alive} losses looked at in the last {kept.span} updates are still alive, the "
-            f"oldest with {kept.nodes} nodes",
+            seen=f"the graphs of all {kept.alive} losses looked at in the last {kept.span} updates are still alive, "
+            f"the oldest with {kept.nodes} nodes",
             why="a sum or a list of losses keeps the graph of each: memory grows with every step",
             remedy="keep loss.item() or loss.detach() instead of the loss itself",
             evidence={
@@ -138,12 +138,7 @@ def _keeps(stmt: ast.stmt, names: set[str]) -> bool:
         return bool(own & used) and _is_bare(stmt.value, names - own)
     if isinstance(stmt, ast.Expr) and isinstance(stmt.value, ast.Call):
         call = stmt.value
-        is_append = isinstance(call.func, ast.Attribute) and call.func.attr in (
-            "append",
-            "add",
-            "extend",
-            "appendleft",
-        )
+        is_append = isinstance(call.func, ast.Attribute) and call.func.attr in ("append", "appendleft")
         return is_append and any(_is_bare(each, names) for each in call.args)
     return False
 
