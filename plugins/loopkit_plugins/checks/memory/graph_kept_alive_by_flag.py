@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from loopkit import Confidence, Finding, Kind, LossReading, Severity, Site, Update, hookimpl
+from loopkit import Confidence, Finding, Kind, Severity, Site, Update, hookimpl
 
 _TIMES = 2
 
@@ -54,7 +54,8 @@ class GraphKeptAliveByFlag:
         losses = [(event.site, loss) for event, loss in update.losses() if loss.walked and event.site is not None]
         if self._said or not losses or len(losses) < len(sent):
             return
-        self._used = self._used or any(earlier.retained and not later.spare for earlier, later in _pairs(losses))
+        pairs = pairwise(loss for _, loss in losses)
+        self._used = self._used or any(earlier.retained and not later.spare for earlier, later in pairs)
         site, loss = losses[0]
         if len(sent) > 1 or self._used:
             return
@@ -85,7 +86,3 @@ class GraphKeptAliveByFlag:
             evidence={"flag": which, "backward_frames": [str(place) for place in site.chain]},
             step=number,
         )
-
-
-def _pairs(losses: list[tuple[Site | None, LossReading]]) -> list[tuple[LossReading, LossReading]]:
-    return list(pairwise(loss for _, loss in losses))
