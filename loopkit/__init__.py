@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from loopkit.modereading import ForwardReading as ForwardReading
     from loopkit.modereading import FrozenNorm as FrozenNorm
     from loopkit.modereading import ModeChange as ModeChange
+    from loopkit.modereading import Recomputed as Recomputed
     from loopkit.modereading import TrainReading as TrainReading
     from loopkit.modes import Modes as Modes
     from loopkit.moves import Move as Move
@@ -133,6 +134,7 @@ _PLACES = {
     "ForwardReading": "modereading",
     "FrozenNorm": "modereading",
     "ModeChange": "modereading",
+    "Recomputed": "modereading",
     "TrainReading": "modereading",
     "Models": "models",
     "Modes": "modes",

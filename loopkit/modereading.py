@@ -145,6 +145,20 @@ class FrozenNorm(NamedTuple):
     ratio: float
 
 
+class Recomputed(NamedTuple):
+    """Batch normalisations whose statistics moved once more while gradients were computed.
+
+    Args:
+        layers: their names.
+        backward: where gradients were computed.
+        steps: executed before it.
+    """
+
+    layers: tuple[str, ...]
+    backward: Site
+    steps: int
+
+
 @dataclass(frozen=True, slots=True)
 class TrainReading:
     """A backward that trains an outermost module, in an update whose graphs are walked.
@@ -163,6 +177,7 @@ class TrainReading:
         change: the last call of `train()` or `eval()` that reached the module.
         norms: for each batch normalisation in the graph that used the statistics of its batch, the size of the
             batch and the values a channel.
+        dropouts: the dropouts among the awake layers, each with its probability.
         given: the first dimension of what the module was called with; 0 if that is not known.
     """
 
@@ -178,4 +193,5 @@ class TrainReading:
     blank: int
     change: ModeChange | None
     norms: tuple[tuple[int, int], ...]
+    dropouts: tuple[tuple[str, float], ...]
     given: int

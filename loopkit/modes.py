@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from loopkit.calls import Called, Row, evaluated, holds, tensor_of
-from loopkit.modal import batches_seen, is_norm, modal, trainable
+from loopkit.modal import batches_seen, is_norm, modal, rate, trainable
 from loopkit.models import unwrapped
-from loopkit.modereading import Draw, Evaluated, ForwardReading, FrozenNorm, ModeChange, TrainReading
-from loopkit.norms import Norms, is_blank, sizes
+from loopkit.modereading import Draw, Evaluated, ForwardReading, FrozenNorm, ModeChange, Recomputed, TrainReading
+from loopkit.norms import Norms, Recounts, is_blank, sizes
 from loopkit.untouched import Untouched
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Modes:
         self._evaluated: list[Evaluated] = []
         self._numbers = 0
         self._norms = Norms()
+        self._recounts = Recounts()
         self._untouched = Untouched()
 
     # -- what checks ask ---------------------------------------------------------------------------------
@@ -93,6 +94,10 @@ class Modes:
         told, self._evaluated = self._evaluated, []
         last = self._changes.values() if final else ()
         return told + [each for change in last for each in evaluated(change, self._recorder())]
+
+    def recomputed(self) -> list[Recomputed]:
+        """Batch normalisations whose statistics moved in a backward, since this was last asked."""
+        return self._recounts.told()
 
     def frozen_norms(self) -> list[FrozenNorm]:
         """Frozen batch normalisations whose statistics follow the data. Reads the device, once."""
@@ -175,6 +180,8 @@ class Modes:
     def update_closed(self) -> None:
         """What was called in it is not what the next one trains."""
         self._forward.clear()
+        if self.recorder is not None:
+            self._recounts.after(self.recorder)
 
     # -- inside ------------------------------------------------------------------------------------------
 
@@ -314,11 +321,14 @@ class Modes:
                 blank=sum(is_norm(layer) and is_blank(layer) for _, layer in asleep) if not training else 0,
                 change=self._change_of(root),
                 norms=tuple(sizes(walk, root)),
+                dropouts=tuple((name, p) for name, layer in layers if (p := rate(layer)) and layer.training),
                 given=called.batch,
             )
         )
         if training:
             self._norms.look(root, recorder.steps)
+            norms = [(name, layer) for name, layer in layers if is_norm(layer)]
+            self._recounts.before(norms, recorder.sites.here(_BACKWARD), recorder)
 
     def _fail(self, error: Exception) -> None:
         """An unheard-of kind of module costs these checks, not the others."""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from loopkit.modal import batches_seen, is_norm
-from loopkit.modereading import FrozenNorm
+from loopkit.modereading import FrozenNorm, Recomputed
 from loopkit.unseen import unseen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from loopkit.callsite import Site
     from loopkit.graphwalk import Walk
+    from loopkit.recorder import Recorder
 
 _LAYERS = 16
 """Frozen layers of which the statistics are kept, to see how far they move."""
@@ -115,6 +117,43 @@ class Norms:
             FrozenNorm(each.name, each.looks, moved, bool(trained), shift, ratio)
             for (each, (moved, _)), (shift, ratio, trained) in zip(read, values, strict=True)
         ]
+
+
+class Recounts:
+    """Looks whether a backward moves running statistics: where it computes a forward anew."""
+
+    def __init__(self) -> None:
+        self._before: _Count | None = None
+        self._told: list[Recomputed] = []
+
+    def before(self, norms: Sequence[tuple[str, nn.Module]], site: Site, recorder: Recorder) -> None:
+        """A backward begins that trains these layers."""
+        held = [(name, weakref.ref(layer), batches_seen(layer)) for name, layer in norms]
+        self._before = _Count(held, site, recorder.steps, recorder.forwards + recorder.evaluations)
+
+    def after(self, recorder: Recorder) -> None:
+        """The update is over."""
+        count, self._before = self._before, None
+        # Another forward since would have moved them as well.
+        if count is None or count.calls != recorder.forwards + recorder.evaluations:
+            return
+        moved = [name for name, known, seen in count.norms if (layer := known()) and batches_seen(layer) > seen]
+        if moved and len(self._told) < _LAYERS:
+            self._told.append(Recomputed(tuple(moved), count.site, count.steps))
+
+    def told(self) -> list[Recomputed]:
+        """What was seen since this was last asked."""
+        told, self._told = self._told, []
+        return told
+
+
+class _Count(NamedTuple):
+    """Batch normalisations before a backward: names, layers, how often they had moved; and the calls of models."""
+
+    norms: list[tuple[str, Callable[[], nn.Module | None], int]]
+    site: Site
+    steps: int
+    calls: int
 
 
 def _norms(root: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
