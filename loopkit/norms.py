@@ -150,7 +150,7 @@ class Recounts:
 class _Count(NamedTuple):
     """Batch normalisations before a backward: names, layers, how often they had moved; and the calls of models."""
 
-    norms: list[tuple[str, Callable[[], nn.Module | None], int]]
+    norms: Sequence[tuple[str, Callable[[], nn.Module | None], int]]
     site: Site
     steps: int
     calls: int
