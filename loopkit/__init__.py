@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from loopkit.finiteness import Finiteness as Finiteness
     from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
+    from loopkit.kept import Kept as Kept
+    from loopkit.kept import KeptGraphs as KeptGraphs
     from loopkit.ledger import Ledger as Ledger
     from loopkit.levels import AtChance as AtChance
     from loopkit.levels import Level as Level
@@ -66,9 +68,11 @@ if TYPE_CHECKING:
     from loopkit.metrics import log as log
     from loopkit.models import Models as Models
     from loopkit.modereading import Draw as Draw
+    from loopkit.modereading import Evaluated as Evaluated
     from loopkit.modereading import ForwardReading as ForwardReading
     from loopkit.modereading import FrozenNorm as FrozenNorm
     from loopkit.modereading import ModeChange as ModeChange
+    from loopkit.modereading import Recomputed as Recomputed
     from loopkit.modereading import TrainReading as TrainReading
     from loopkit.modes import Modes as Modes
     from loopkit.moves import Move as Move
@@ -149,13 +153,17 @@ _PLACES = {
     "hookimpl": "hookspecs",
     "Habit": "habit",
     "History": "logbook",
+    "Kept": "kept",
+    "KeptGraphs": "kept",
     "Ledger": "ledger",
     "Line": "lineage",
     "Loop": "loop",
     "Draw": "modereading",
+    "Evaluated": "modereading",
     "ForwardReading": "modereading",
     "FrozenNorm": "modereading",
     "ModeChange": "modereading",
+    "Recomputed": "modereading",
     "TrainReading": "modereading",
     "Models": "models",
     "Modes": "modes",

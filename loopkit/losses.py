@@ -12,6 +12,7 @@ import torch
 from loopkit.draws import Draws
 from loopkit.finiteness import Finiteness
 from loopkit.graphwalk import Walk
+from loopkit.kept import Kept
 from loopkit.ledger import Ledger
 from loopkit.levels import Levels
 from loopkit.lossgraph import LossGraph, Part, RawLoss
@@ -53,6 +54,7 @@ class Losses:
         moves: looks at what steps do to a few weights.
         modes: which modules were in training mode, and which in evaluation mode.
         draws: random numbers of a few forwards.
+        kept: which graphs are alive long after their backward.
     """
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
@@ -67,6 +69,7 @@ class Losses:
         self.levels = Levels()
         self.modes = Modes()
         self.draws = Draws()
+        self.kept = Kept()
         self.survey = Survey(models, ledger)
         self.finite = Finiteness(ledger, models)
         self.moves = Moves()
@@ -78,7 +81,7 @@ class Losses:
 
     def instruments(self) -> dict[type[Any], Any]:
         """What checks may ask for, by its class."""
-        return {Finiteness: self.finite, Modes: self.modes, Moves: self.moves}
+        return {Finiteness: self.finite, Kept: self.kept, Modes: self.modes, Moves: self.moves}
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RawLoss | None:
         """What the graph of the tensors that `torch.autograd.backward` was called with says."""
@@ -119,7 +122,7 @@ class Losses:
             try:
                 self.graph.doors.entered(module, args, kwargs)
                 self.making.watch(True)
-                self.modes.trains(module)
+                self.modes.trains(module, args)
                 self.draws.forward_began()
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
@@ -184,6 +187,9 @@ class Losses:
         self.making.sent(read, walk, missed, self.graph.is_hooked)
         self._sent.append(weakref.ref(root))
         self.modes.sent(walk)
+        sent = self.modes.recorder.backwards if self.modes.recorder is not None else 0
+        retained = bool(read.walked["retained"])
+        read.walked["spare"] = self.kept.sent(walk, self._updates + 1, sent, retained=retained)
 
     def _repeats(self, roots: list[torch.Tensor], asked: dict[str, Any]) -> int | None:
         """Which backward of this update had sent this loss, or a part of its sum, in the same ordinary way."""

@@ -110,6 +110,7 @@ class LossReading:
         repeats: which backward of this update, from 0, had sent the same loss, or a part of the sum that it is.
         retained: its graph was kept (`retain_graph`).
         double: a graph of the backward itself was asked for (`create_graph`).
+        spare: the backward just before this one kept its graph (`retain_graph`), and this one uses none made by then.
         selective: it adds only to the tensors it was told to (`inputs`).
         nodes: the loss functions in its graph.
         swapped: calls of loss functions since the backward before that were given a target with a graph and a
@@ -139,6 +140,7 @@ class LossReading:
     nodes: tuple[LossNode, ...] = ()
     swapped: tuple[Swapped, ...] = ()
     unused: tuple[UnusedLoss, ...] = ()
+    spare: bool = False
     dtype: str = ""
     autocast: str = ""
     casts: tuple[tuple[str, int], ...] = ()
