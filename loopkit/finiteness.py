@@ -236,9 +236,9 @@ class Finiteness:
     def _weights(self) -> tuple[int | None, list[str]]:
         """How many parameters optimizers have, and the names of those that are not finite: one transfer a device."""
         owners = self._ledger.owners() if self._ledger is not None else []
-        if not owners:
-            return None, []
         every = [each for owner in owners for each in owner.parameters() if _is_plain(each)]
+        if not every:
+            return None, []
         with unseen():
             flags = [each.detach().isfinite().all() for each in every]
         lost = [each for each, is_finite in zip(every, _read_all(flags), strict=True) if not is_finite]
