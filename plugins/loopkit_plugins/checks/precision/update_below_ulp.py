@@ -125,7 +125,7 @@ class UpdateBelowUlp:
             places={"step": event.site.place},
             subject=step.optimizer,
             seen=f"{step.optimizer} keeps its weights in {dtype}: of {fed} sampled weights with a gradient, "
-            f"{fed - moved} had the same bits after step {number}; {share:.0%} or more at each of {len(counted)} looks",
+            f"{fed - moved} had the same bits after step {number}, and {share:.0%} or more at {len(counted)} looks",
             why="the update is smaller than half a rounding step and is lost, however often it comes",
             remedy="float32 weights and torch.autocast; or float32 copies, stochastic rounding, Kahan summation",
             evidence={
