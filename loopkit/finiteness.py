@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._C import _len_torch_dispatch_stack
 
+from loopkit.lossfault import fault_of
 from loopkit.replay import Given, Origin, given_to, origin_of
 from loopkit.unseen import unseen
 
@@ -73,10 +75,12 @@ class Finiteness:
 
     Attributes:
         error: why it does so no more, or None.
+        is_hooked: whether asking a node of a graph for what it saved would run hooks.
     """
 
     def __init__(self, ledger: Ledger | None = None, models: Models | None = None) -> None:
         self.error: Exception | None = None
+        self.is_hooked: Callable[[Any], bool] = bool
         self._ledger = ledger
         self._models = models
         self._kept: list[tuple[Tensor, Site, int, int]] = []
@@ -175,6 +179,8 @@ class Finiteness:
             origin = Origin("", why="no module was called")
         else:
             origin = origin_of(given)
+        if origin.kind == "loss":
+            origin = fault_of(loss, self.is_hooked)
         self._pending = BadLoss(
             value,
             site,

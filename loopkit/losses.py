@@ -55,6 +55,7 @@ class Losses:
         self.weights = Weights(ledger)
         self.survey = Survey(models, ledger)
         self.finite = Finiteness(ledger, models)
+        self.finite.is_hooked = self.graph.is_hooked
         self.moves = Moves()
         self._updates = 0
         self._novel = 0

@@ -168,7 +168,7 @@ class LossGraph:
             onward, saved = inputs[1], "_saved_self"
         else:
             onward, saved = inputs[0], "_saved_other"
-        if onward is None or (len(inputs) == 2 and None not in inputs) or self._is_hooked(node):
+        if onward is None or (len(inputs) == 2 and None not in inputs) or self.is_hooked(node):
             return None
         value: Any = None
         with suppress(RuntimeError):  # an earlier backward has freed it: this one is about to fail
@@ -206,7 +206,7 @@ class LossGraph:
         valid, total, padding = None, None, None
         if number is not None:
             reduction = ("none", "mean", "sum")[number] if number in (0, 1, 2) else ""
-            if kind.startswith("NllLoss") and not self._is_hooked(node):
+            if kind.startswith("NllLoss") and not self.is_hooked(node):
                 with suppress(RuntimeError):  # an earlier backward has freed it: this one is about to fail
                     total = node._saved_target.numel()
                     # With class weights this is the sum of weights, and no count.
@@ -220,7 +220,8 @@ class LossGraph:
                 reduction = ""
         return RawTerm(kind, reduction, constants, valid, total, padding)
 
-    def _is_hooked(self, node: Node) -> bool:
+    def is_hooked(self, node: Node) -> bool:
+        """Whether asking a node for what it saved would run hooks."""
         if not self.hooked and not self._opened:
             return False
         number = node._sequence_nr()

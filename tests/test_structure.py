@@ -28,7 +28,7 @@ LAYERS = [
     {"callsite", "curvefiles", "doubt", "horizon", "padding", "signature", "sources"},
     {"curvelog", "curvereport", "holdings", "inputs", "lossgraph", "models", "row", "scaling", "untouched"},
     {"looking", "replay"},
-    {"ledger"},
+    {"ledger", "lossfault"},
     {"finiteness", "graphwalk", "reading", "survey", "weights"},
     {"moves"},
     {"opensteps", "schedulers", "loaders", "losses", "pending", "clips"},

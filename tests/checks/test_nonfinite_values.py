@@ -44,12 +44,11 @@ class Log(nn.Module):
         return torch.log(x.abs() + 1.0) if self.calls <= self.bad_from else torch.log(x - x.abs())
 
 
-def train(net: nn.Module, data: Any, lr: float = 0.01) -> None:
+def train(net: nn.Module, data: Any, lr: float = 0.01, loss: Callable[[Tensor, Tensor], Tensor] = loss_of) -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=lr)
     for x, y in data:
         optimizer.zero_grad()
-        loss = loss_of(net(x), y)
-        loss.backward()
+        loss(net(x), y).backward()
         optimizer.step()
 
 
@@ -96,7 +95,7 @@ def test_names_the_module_the_step_and_the_batch() -> None:
     found = only(nan_in_a_module)
     assert found.severity is Severity.ERROR
     assert found.place is not None
-    assert found.place.line == line_of(train, "loss.backward()")
+    assert found.place.line == line_of(train, ".backward()")
     assert (found.step, found.evidence["batch"]) == (0, 1)
     assert (found.evidence["origin"], found.evidence["module"]) == ("module", "Net.log")
     assert found.evidence["lost"] == 4
@@ -119,17 +118,19 @@ def test_names_what_lies_around_modules_and_what_lies_behind_the_model() -> None
             out: Tensor = self.last(self.first(x) / 0.0)
             return out
 
-    def behind() -> None:
-        net = nn.Linear(4, 2)
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-        for x, _ in batches():
-            optimizer.zero_grad()
-            net(x).abs().neg().log().mean().backward()
-            optimizer.step()
+    def behind(loss: Callable[[Tensor, Tensor], Tensor]) -> Finding:
+        return only(lambda: train(nn.Linear(4, 2), batches(), loss=loss))
 
     around = only(lambda: train(Around(), batches()))
     assert (around.evidence["origin"], around.evidence["module"]) == ("around", "Around.last")
-    assert only(behind).evidence["origin"] == "loss"
+    logarithm = behind(lambda output, y: output.abs().neg().log().mean())
+    assert (logarithm.evidence["origin"], logarithm.evidence["module"]) == ("operation", "a logarithm")
+    assert "8 of 8 values" in logarithm.seen
+    division = behind(lambda output, y: output.sum() / y.abs().lt(0).sum().float())
+    assert (division.evidence["origin"], division.evidence["module"]) == ("operation", "a division")
+    target = behind(lambda output, y: loss_of(output, y.index_fill(0, torch.tensor([1]), NAN)))
+    assert "2 of 8 of its targets are not finite" in target.seen
+    assert behind(lambda output, y: (output * 1e30).square().mean()).evidence["origin"] == "loss"
 
 
 def test_a_gradient_that_is_not_finite_shows_in_the_weights() -> None:

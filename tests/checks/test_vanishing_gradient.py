@@ -68,14 +68,15 @@ def test_silent_on_gradients_of_zero_and_on_a_frozen_front() -> None:
     def zero_branch() -> None:
         net = deep(nn.Tanh)
         with torch.no_grad():
-            net[14].weight.zero_()
-            net[14].weight.requires_grad_(False)
+            last = net[14]
+            assert isinstance(last, nn.Linear)
+            last.weight.zero_()
+            last.weight.requires_grad_(False)
         train(net, torch.optim.SGD(net.parameters(), lr=0.1))
 
     def frozen() -> None:
         net = deep(nn.Sigmoid)
-        for layer in net[:12]:
-            layer.requires_grad_(False)
+        net[:12].requires_grad_(False)
         train(net, torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1))
 
     def rates() -> None:

@@ -140,6 +140,11 @@ def _origin(bad: BadLoss) -> str:
         return (
             f"what {origin.name} ({origin.type}) was given is not finite, though all that modules returned before is"
         )
+    if origin.kind == "target":
+        return f"{origin.bad} of {origin.total} of its targets are not finite, and all that the model returned is"
+    if origin.kind == "operation":
+        what = f"{origin.name} by 0" if origin.name == "a division" else f"{origin.name} of what is not above 0"
+        return f"all that the model returned is finite, and {what} follows: {origin.bad} of {origin.total} values"
     if origin.kind == "loss":
         return "all that the model returned is finite, so it began in the loss or in its targets"
     if origin.kind == "weights":
@@ -192,6 +197,10 @@ def _remedy(bad: BadLoss) -> str:
         return f"look at what {bad.origin.name} computes: a logarithm, root or quotient of 0, or an overflow"
     if bad.origin.kind == "weights":
         return "look at the step before: a gradient of a root or norm at 0, or an eps that is 0 in half precision"
+    if bad.origin.kind == "target":
+        return "leave out targets that are missing, or look at how they are made"
+    if bad.origin.kind == "operation":
+        return "keep what goes in away from 0: clamp(min=eps), log_softmax, or a mean over no less than one value"
     if bad.origin.kind == "loss":
         return "look at the targets, and for a logarithm or quotient of 0 in the loss"
     return "torch.autograd.set_detect_anomaly(True) names the operation; look at this batch and the learning rate"

@@ -30,8 +30,8 @@ class VanishingGradient:
 
     Left alone
         Optimizers that divide by the size of the gradient (Adam), as long as they move the weights; gradients that
-        are 0 (an adapter at first, a branch that begins at 0); frozen layers; models of fewer than six matrices; small
-        gradients everywhere, as at the end of training. Any error of this run explains it: it is not shown.
+        are 0 (an adapter at first, a branch that begins at 0); frozen layers; models of fewer than six matrices;
+        small gradients everywhere, as at the end of training. Any error of this run explains it: it is not shown.
 
     What it costs
         Nothing of its own: what steps do to a few weights is looked at where graphs are walked.
@@ -56,9 +56,8 @@ class VanishingGradient:
         for event, step in update.steps():
             if step.steps < self.thresholds["updates"] or step.number in self._told or event.site is None:
                 continue
-            looks = [
-                look for look in run.instrument(Moves).of_steps() if look.number == step.number and look.step >= 8
-            ]
+            every = run.instrument(Moves).of_steps()
+            looks = [look for look in every if look.number == step.number and look.step >= 8]
             if len(looks) < 3 or looks[-1].step < self.thresholds["updates"]:
                 continue
             judged = [self._judge(look) for look in looks]
@@ -91,8 +90,8 @@ class VanishingGradient:
             place=place,
             places={"step": place},
             subject=look.optimizer,
-            seen=f"after {look.step} steps the gradients of the first layers, {name} and on, are {front:.2g} of their "
-            f"weights at most, those of the last layers {back:.2g}: {back / front:.1g} times as much (a heuristic)",
+            seen=f"after {look.step} steps the gradients of the first layers, {name} and on, are {front:.2g} of "
+            f"their weights at most, those of the last {back:.2g}: {back / front:.1g} times as much (a heuristic)",
             why="one step changes the first layers by less than a ten millionth: they stay as they were initialized",
             remedy="add normalization or residual connections, or use another activation and initialization",
             evidence={"optimizer": look.optimizer, "step": look.step, "front": front, "back": back, "first": name},
