@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from loopkit.silence import Silence as Silence
     from loopkit.strays import Missed as Missed
     from loopkit.strays import Stray as Stray
+    from loopkit.units import LayerUnits as LayerUnits
+    from loopkit.units import Units as Units
     from loopkit.update import Clipped as Clipped
     from loopkit.update import ClipReading as ClipReading
     from loopkit.update import Event as Event
@@ -118,6 +120,8 @@ _PLACES = {
     "Reach": "lossreading",
     "SchedulerReading": "update",
     "StepReading": "update",
+    "LayerUnits": "units",
+    "Units": "units",
     "UnscaleReading": "update",
     "Update": "update",
     "Wipe": "update",

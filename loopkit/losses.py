@@ -16,6 +16,7 @@ from loopkit.lossgraph import LossGraph, Part, RawLoss
 from loopkit.models import Models
 from loopkit.moves import Moves
 from loopkit.survey import Survey
+from loopkit.units import Units
 from loopkit.weights import Weights
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Losses:
         weights: what the parameters were when the last forward ended, while walking.
         finite: watches for losses that are not finite.
         moves: looks at what steps do to a few weights.
+        units: looks at activations.
     """
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
@@ -57,6 +59,7 @@ class Losses:
         self.finite = Finiteness(ledger, models)
         self.finite.is_hooked = self.graph.is_hooked
         self.moves = Moves()
+        self.units = Units()
         self._updates = 0
         self._novel = 0
         self.backwards = 0
@@ -65,7 +68,7 @@ class Losses:
 
     def instruments(self) -> dict[type[Any], Any]:
         """What checks may ask for, by its class."""
-        return {Finiteness: self.finite, Moves: self.moves}
+        return {Finiteness: self.finite, Moves: self.moves, Units: self.units}
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RawLoss | None:
         """What the graph of the tensors that `torch.autograd.backward` was called with says."""
@@ -146,6 +149,7 @@ class Losses:
         autocast = _autocast(root.device.type)
         if autocast:
             read.walked |= {"autocast": autocast, "wide": walk.products_in("float32")}
+        self.units.walked(walk.nodes, self.graph.is_hooked, self._updates)
         read.walked["repeats"] = self._repeats(roots, asked)
         read.changed = self.weights.changed(walk)
         self._sent.append(weakref.ref(root))

@@ -29,7 +29,7 @@ LAYERS = [
     {"curvelog", "curvereport", "holdings", "inputs", "lossgraph", "models", "row", "scaling", "untouched"},
     {"looking", "replay"},
     {"ledger", "lossfault"},
-    {"finiteness", "graphwalk", "reading", "survey", "weights"},
+    {"finiteness", "graphwalk", "reading", "survey", "units", "weights"},
     {"moves"},
     {"opensteps", "schedulers", "loaders", "losses", "pending", "clips"},
     {"history"},

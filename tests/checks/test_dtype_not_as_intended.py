@@ -29,18 +29,18 @@ class Net(nn.Module):
         return out
 
 
-def train(net: nn.Module, kind: torch.dtype = torch.float32, whole: bool = True) -> None:
+def train(net: nn.Module, kind: torch.dtype = torch.float32, autocast: bool = False) -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     for x, y in batches():
         optimizer.zero_grad()
-        output = net(x.to(kind))
-        loss = nn.functional.mse_loss(output.float() if whole else output, y if whole else y.to(output.dtype))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = (net(x.to(kind)) - y.to(torch.bfloat16 if autocast else kind)).square().mean()
         loss.backward()
         optimizer.step()
 
 
 def half_loss() -> None:
-    train(model().to(torch.bfloat16), torch.bfloat16, whole=False)
+    train(model(), autocast=True)
 
 
 def double_shift() -> None:

@@ -5,4 +5,5 @@ CHECKS = (
     "loopkit_plugins.checks.curves.loss_unstable:LossUnstable",
     "loopkit_plugins.checks.curves.nonfinite_values:NonfiniteValues",
     "loopkit_plugins.checks.curves.train_val_gap:TrainValGap",
+    "loopkit_plugins.checks.curves.units_dead_or_saturated:UnitsDeadOrSaturated",
 )

@@ -14,7 +14,8 @@ class DtypeNotAsIntended:
     """A loss, or part of the weights, has another precision than the rest: half, or double.
 
     What it looks for
-        A loss that is sent backward in float16 or bfloat16. Trainable parameters of one optimizer in several
+        A loss that is sent backward in float16 or bfloat16, though the weights are not: autocast cast them, and
+        leaves a loss written by hand in that type. Trainable parameters of one optimizer in several
         precisions, float64 among them or beside float32, or all of them in float64. These are facts (info): what
         harm they do, the loop does not show.
 
@@ -31,7 +32,7 @@ class DtypeNotAsIntended:
 
     Left alone
         Weights and losses in float32, under autocast too; frozen parameters of any precision; a scalar parameter,
-        such as a temperature; a model all of half precision whose loss is computed in float32.
+        such as a temperature; a model all of half precision, and its loss.
 
     What it costs
         A look at the types of all parameters at an optimizer's first step.
@@ -48,7 +49,7 @@ class DtypeNotAsIntended:
     def update_finished(self, run: Run, update: Update) -> Iterator[Finding]:
         """Look at losses whose graph was walked, and at each optimizer once."""
         for event, loss in update.losses():
-            if loss.dtype in _COARSE and event.site is not None:
+            if loss.dtype in _COARSE and dict(loss.casts).get(loss.dtype) and event.site is not None:
                 yield self._of_loss(update, event, loss)
                 break
         for event, step in update.steps():
@@ -68,9 +69,9 @@ class DtypeNotAsIntended:
             place=event.site.place,
             places={"backward": event.site.place},
             subject="loss",
-            seen=f"the loss sent backward is {loss.dtype}",
+            seen=f"the loss sent backward is {loss.dtype}, though the weights are not: autocast casts them on use",
             why=f"it has {digits} digits: sums and means of many values are coarse in it",
-            remedy="compute the loss in float32: criterion(output.float(), target)",
+            remedy="compute the loss in float32: a function of torch.nn.functional, or output.float() before it",
             evidence={"dtype": loss.dtype, "casts": dict(loss.casts)},
             step=update.number,
         )
