@@ -95,7 +95,10 @@ class Finiteness:
 
     def forward_began(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward with gradients, in an update whose graphs are walked: its inputs are held until its backward."""
-        self._given = given_to(module, args, kwargs) if self._told < _TOLD else None
+        try:
+            self._given = given_to(module, args, kwargs) if self._told < _TOLD else None
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
 
     def forget(self) -> None:
         """What the forward was given is held no longer."""
@@ -240,9 +243,8 @@ class Finiteness:
         return NOT_FINITE
 
     def _weights(self) -> tuple[int | None, list[str]]:
-        """How many parameters optimizers have, and the names of those that are not finite: one transfer a device."""
-        owners = self._ledger.owners() if self._ledger is not None else []
-        every = [each for owner in owners for each in owner.parameters() if _is_plain(each)]
+        """How many parameters are trained, and the names of those that are not finite: one transfer a device."""
+        every = [each for each in self._parameters() if _is_plain(each)]
         if not every:
             return None, []
         with unseen():
@@ -250,6 +252,13 @@ class Finiteness:
         lost = [each for each, is_finite in zip(every, _read_all(flags), strict=True) if not is_finite]
         spots = self._models.parameters() if self._models is not None and lost else {}
         return len(every), [spots[id(each)].name if id(each) in spots else "a parameter" for each in lost]
+
+    def _parameters(self) -> list[Tensor]:
+        """Those of all optimizers; in a loop without any, those of its models."""
+        owners = self._ledger.owners() if self._ledger is not None else []
+        roots = self._models.roots() if self._models is not None and not owners else []
+        models: list[Tensor] = [each for root in roots for each in root.parameters() if each.requires_grad]
+        return [each for owner in owners for each in owner.parameters()] or models
 
     def _fail(self, error: Exception) -> None:
         """An unheard-of kind of tensor costs this check, not the others."""

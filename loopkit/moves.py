@@ -154,7 +154,7 @@ def _sums(before: Tensor, now: Tensor, grad: Tensor) -> Tensor:
         fed.sum(),
         (fed & (before != now)).sum(),
         (fed & (sample.abs() < _SUBNORMAL)).sum(),
-        grad.detach().float().square().mean(),
+        torch.linalg.vector_norm(grad.detach(), dtype=torch.float32).square() / grad.numel(),
         old.square().mean(),
         (new - old).square().mean(),
     )

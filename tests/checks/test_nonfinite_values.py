@@ -198,6 +198,37 @@ def test_warns_where_the_trainer_hides_it() -> None:
     assert "HF Trainer" not in only(lambda: loop(logging_nan_inf_filter=False)).why
 
 
+def test_found_in_a_loop_without_an_optimizer() -> None:
+    def loop() -> None:
+        net = nn.Linear(4, 2)
+        for x, y in batches(8):
+            net.zero_grad()
+            loss_of(net(x), y * NAN).backward()
+            for parameter in net.parameters():
+                assert parameter.grad is not None
+                parameter.data.add_(parameter.grad, alpha=-0.01)
+        kept.append(net)
+
+    kept: list[nn.Module] = []
+    assert only(loop).severity is Severity.ERROR
+
+
+def test_nothing_of_the_model_is_held_when_the_watch_has_closed() -> None:
+    import gc
+    import weakref
+
+    def loop() -> weakref.ref[nn.Module]:
+        net = Net(bad_from=9)
+        net(torch.randn(4, 4))  # with gradients on, and never sent backward
+        return weakref.ref(net)
+
+    with loopkit.watch(skip=["console"]) as run:
+        known = loop()
+    gc.collect()
+    assert run.findings == []
+    assert known() is None
+
+
 # -- what looks like it ----------------------------------------------------------------------------------
 
 
@@ -217,6 +248,20 @@ def test_only_told_where_a_scaler_left_the_step_out_or_the_loop_guards_itself() 
     assert "the GradScaler left the step out" in skipped.seen
     assert guarded.severity is Severity.INFO
     assert "the weights are whole" in guarded.seen
+
+
+def test_silent_on_a_scale_that_settles() -> None:
+    def loop() -> None:
+        net = nn.Linear(4, 2)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+        for x, y in batches(8):
+            optimizer.zero_grad()
+            scaler.scale(loss_of(net(x), y) * 8).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+    assert find(loop) == []
 
 
 def test_silent_on_masks_of_minus_infinity_and_on_targets_that_are_filtered() -> None:

@@ -36,8 +36,9 @@ class NonfiniteValues:
         sample. A loss that grew before it overflowed needs a lower learning rate, clipping or a warm-up.
 
     Left alone
-        A step that a GradScaler skipped; masks of minus infinity; NaN targets that are filtered out. A loop that
-        looks at its gradients itself and whose weights stay whole is only told (info).
+        An infinite loss whose step a GradScaler skipped, which is how its scale settles; masks of minus infinity; NaN
+        targets that are filtered out. A NaN whose step was skipped, or a loop that looks at its gradients itself and
+        whose weights stay whole, is only told (info).
 
     What it costs
         A detached copy of each loss, read with 63 others in one transfer; on a device ever more of them. When a loss
@@ -77,7 +78,7 @@ class NonfiniteValues:
             if each.lost and not self._lost:
                 self._lost = True
                 yield self._finding(each)
-            elif not each.lost:
+            elif not each.lost and not _settles(each):
                 self._whole.append(each)
 
     def _finding(self, bad: BadLoss) -> Finding:
@@ -109,6 +110,11 @@ class NonfiniteValues:
             },
             step=bad.step,
         )
+
+
+def _settles(bad: BadLoss) -> bool:
+    """Whether it is a loss that its scale made infinite: the GradScaler skips the step, and lowers the scale."""
+    return bad.outcome == "skipped" and math.isinf(bad.value)
 
 
 _WHY = {
