@@ -96,6 +96,8 @@ if TYPE_CHECKING:
     from loopkit.strays import Stray as Stray
     from loopkit.symmetry import Symmetry as Symmetry
     from loopkit.symmetry import Twins as Twins
+    from loopkit.units import LayerUnits as LayerUnits
+    from loopkit.units import Units as Units
     from loopkit.update import Clipped as Clipped
     from loopkit.update import ClipReading as ClipReading
     from loopkit.update import Event as Event
@@ -206,6 +208,8 @@ _PLACES = {
     "SchedulerReading": "update",
     "StepReading": "update",
     "UnusedLoss": "lossnodes",
+    "LayerUnits": "units",
+    "Units": "units",
     "UnscaleReading": "update",
     "Update": "update",
     "Wipe": "update",

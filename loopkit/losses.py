@@ -21,6 +21,7 @@ from loopkit.models import Models
 from loopkit.modes import Modes
 from loopkit.moves import Moves
 from loopkit.survey import Survey
+from loopkit.units import Units
 from loopkit.weights import Weights
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Losses:
         modes: which modules were in training mode, and which in evaluation mode.
         draws: random numbers of a few forwards.
         kept: which graphs are alive long after their backward.
+        units: looks at activations.
     """
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
@@ -72,7 +74,9 @@ class Losses:
         self.kept = Kept()
         self.survey = Survey(models, ledger)
         self.finite = Finiteness(ledger, models)
+        self.finite.is_hooked = self.graph.is_hooked
         self.moves = Moves()
+        self.units = Units()
         self._updates = 0
         self._novel = 0
         self.backwards = 0
@@ -81,7 +85,7 @@ class Losses:
 
     def instruments(self) -> dict[type[Any], Any]:
         """What checks may ask for, by its class."""
-        return {Finiteness: self.finite, Kept: self.kept, Modes: self.modes, Moves: self.moves}
+        return {Finiteness: self.finite, Kept: self.kept, Modes: self.modes, Moves: self.moves, Units: self.units}
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RawLoss | None:
         """What the graph of the tensors that `torch.autograd.backward` was called with says."""
@@ -182,6 +186,7 @@ class Losses:
         autocast = _autocast(root.device.type)
         if autocast:
             read.walked |= {"autocast": autocast, "wide": walk.products_in("float32")}
+        self.units.walked(walk.nodes, self.graph.is_hooked, self._updates)
         read.walked["repeats"] = self._repeats(roots, asked)
         read.changed = self.weights.changed(walk)
         self.making.sent(read, walk, missed, self.graph.is_hooked)

@@ -118,6 +118,7 @@ class Record:
         """The run ends: an update that has stepped is judged, one that has not is left out."""
         if self._stepped:
             self.close()
+        self.losses.finite.forget()
 
     def unfinished(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""

@@ -22,9 +22,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
     {"asleep", "chance", "criterionreading", "curvefit", "curvereading", "effect", "errors", "finding", "habit", "hookspecs", "inputs", "kept", "loaders", "lossmean", "lossnodes", "lossreading", "lossvalues", "meant", "modal", "models", "modereading", "ranks", "row", "schedule", "shares", "sources", "strays", "unseen"},
-    {"baseline", "calls", "callsite", "checkpoints", "config", "course", "curvetags", "doubt", "draws", "ending", "feeds", "horizon", "levels", "logbook", "lossgiven", "lossinputs", "modelshape", "norms", "padding", "placing", "rates", "replay", "samples", "script", "states", "targets", "twins", "untouched", "update", "wraps"},
-    {"clips", "criteria", "curvesigns", "efforts", "finiteness", "lineage", "lossmade", "manager", "modes", "objective", "pending", "rehearsal", "signature", "silence", "spreading", "survey", "tally", "windows"},
-    {"criteriaheard", "curvefiles", "curves", "holdings", "lossfunctions", "parts", "rulebook", "scaling"},
+    {"baseline", "calls", "callsite", "checkpoints", "config", "course", "curvetags", "doubt", "draws", "ending", "feeds", "horizon", "levels", "logbook", "lossgiven", "lossinputs", "modelshape", "norms", "padding", "placing", "rates", "replay", "samples", "script", "states", "targets", "twins", "units", "untouched", "update", "wraps"},
+    {"clips", "criteria", "curvesigns", "efforts", "lineage", "lossfault", "lossmade", "manager", "modes", "objective", "pending", "rehearsal", "signature", "silence", "spreading", "survey", "tally", "windows"},
+    {"criteriaheard", "curvefiles", "curves", "finiteness", "holdings", "lossfunctions", "parts", "rulebook", "scaling"},
     {"curvelog", "curvereport", "found", "graphwalk", "looking", "lossgraph", "opensteps", "reading"},
     {"ledger", "making"},
     {"schedulers", "symmetry", "weights"},
