@@ -122,7 +122,7 @@ class Recorder(Phases):
         self.forwards += 1
         if self.losses.walking:
             self.losses.forward_began(module, args, kwargs)
-            self.replicas.forward_began(module, self.backwards, self.steps, self.sites)
+            self.replicas.forward_began(module, (args, kwargs), self.backwards, self.steps, self.sites)
         ledger = self.ledger
         ledger.now.tick += 1
         ledger.last_forward = ledger.now.tick

@@ -31,7 +31,7 @@ LAYERS = [
     {"looking"},
     {"ledger"},
     {"reading", "graphwalk", "weights", "survey"},
-    {"opensteps", "schedulers", "loaders", "losses", "pending", "clips", "sums"},
+    {"opensteps", "schedulers", "loaders", "losses", "pending", "clips", "sums", "digests"},
     {"history", "replicas"},
     {"record"},
     {"phases"},

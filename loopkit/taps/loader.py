@@ -15,6 +15,7 @@ from loopkit.run import Run
 from loopkit.taps import stopping
 from loopkit.taps.patch import Handle, Tap, Taps
 
+_PASS = 43  # for the cache of call sites
 EVALUATIONS = frozenset({"evaluation_started", "evaluation_finished", "metric_logged"})
 """Hooks for whose sake evaluations are inferred."""
 
@@ -50,6 +51,9 @@ def _restarted(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: 
 def _pass_began(run: Run, iterator: Any, loader: Any) -> None:
     run.recorder.pass_began(iterator, loader)
     run.recorder.epoch_began(loader)
+    replicas = run.recorder.replicas
+    if replicas.wraps:
+        replicas.batches_at = run.recorder.sites.here(_PASS)
 
 
 def _loaded(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> None:
