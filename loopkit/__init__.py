@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from loopkit.schedule import Epochs as Epochs
     from loopkit.schedule import ScheduleReading as ScheduleReading
     from loopkit.schedule import Shape as Shape
+    from loopkit.shards import Shard as Shard
     from loopkit.shares import Shares as Shares
     from loopkit.silence import Silence as Silence
     from loopkit.strays import Missed as Missed
@@ -91,6 +92,7 @@ _PLACES = {
     "Lapse": "replicas",
     "Replicas": "replicas",
     "Run": "run",
+    "Shard": "shards",
     "Shares": "shares",
     "Silence": "silence",
     "Epochs": "schedule",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch.nn.parallel import DistributedDataParallel
 
 from loopkit.digests import Digests
+from loopkit.shards import Shards
 from loopkit.sums import Sums
 from loopkit.wraps import Wrap
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _WRAPS = 64
 _FORWARDS = 256
 """Forwards remembered of one update."""
+_ALWAYS = 4
+"""Steps at the start of a run that are sampled; later those numbered by a power of two."""
 _Given = tuple[tuple[Any, ...], dict[str, Any]]
 _FORWARD = 42  # for the cache of call sites
 
@@ -71,6 +74,7 @@ class Replicas:
         wraps: in the order they were made.
         lapses: of the last update that was looked at.
         sums: of the parameters, after some of the steps.
+        shards: passes over loaders that give each rank a share.
         digests: of what the wrappers were given.
         batches_at: the line that began the last pass over a loader; None where there was none.
         fed_at: what that was when the first digest was taken: the loop that trains.
@@ -85,6 +89,7 @@ class Replicas:
         self.batches_at: Site | None = None
         self.fed_at: Site | None = None
         self.error: Exception | None = None
+        self.shards = Shards()
         self._sent = 0
         self._forwards: list[_Forward] = []
         self._at = (-1, 0)
@@ -97,6 +102,7 @@ class Replicas:
     def sent(self, elements: int) -> None:
         """The program called a collective itself, with a tensor of so many elements."""
         self._sent = max(self._sent, elements)
+        self.shards.calls += 1
 
     def by_hand(self, wrap: Wrap) -> bool:
         """Whether the program may have averaged this model's gradients or weights itself, at any time so far."""
@@ -164,16 +170,20 @@ class Replicas:
             mine = [(name, each) for name, each in wrap.named() if id(each) in owned]
             if not mine:
                 continue
-            at = f"{owner.number}:{owner.steps + 1}"
-            self.sums.take(wrap, at)
-            if not self.digests.taken:
-                self.fed_at = self.batches_at
-            self.digests.stepped(wrap.number, at)
+            if steps < _ALWAYS or not steps & (steps + 1):
+                self._sample(wrap, f"{owner.number}:{owner.steps + 1}")
             if steps == self._at[0] and backwards > self._at[1] and len(self._forwards) < _FORWARDS:
                 yield from self._lapses(wrap, owner.number, backwards, steps + 1)
             lost = tuple((name, why) for name, each in mine if (why := _uncovered(each, wrap, wraps)))
             if lost:
                 yield Lapse("uncovered", wrap, owner.number, steps + 1, parameters=lost)
+
+    def _sample(self, wrap: Wrap, at: str) -> None:
+        """Take numbers that can be compared: at steps that all ranks choose alike, whatever else they do."""
+        self.sums.take(wrap, at)
+        if not self.digests.taken:
+            self.fed_at = self.batches_at
+        self.digests.stepped(wrap.number, at)
 
     def _lapses(self, wrap: Wrap, owner: int, backwards: int, step: int) -> Iterator[Lapse]:
         """Whether the forwards that a backward followed went through the wrapper, and were to be synchronised."""

@@ -51,9 +51,10 @@ def _restarted(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: 
 def _pass_began(run: Run, iterator: Any, loader: Any) -> None:
     run.recorder.pass_began(iterator, loader)
     run.recorder.epoch_began(loader)
-    replicas = run.recorder.replicas
-    if replicas.wraps:
-        replicas.batches_at = run.recorder.sites.here(_PASS)
+    recorder = run.recorder
+    if recorder.replicas.wraps:
+        site = recorder.replicas.batches_at = recorder.sites.here(_PASS)
+        recorder.replicas.shards.began(loader, site, recorder)
 
 
 def _loaded(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> None:

@@ -14,7 +14,7 @@ class SameDataOnEveryRank:
     """All ranks of a DDP model are given the same batches.
 
     What it looks for
-        Digests of what a `DistributedDataParallel` model is given, at the same steps on all ranks of its process group
+        Digests of what a `DistributedDataParallel` model is given, at the same steps on all ranks of its group
         that can be compared: the same on all of them at every one of three or more such steps, and not the same from
         step to step. Each rank writes its digests to the run's folder, and whoever reports compares them.
 
