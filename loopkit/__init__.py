@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from loopkit.batching import batches as batches
     from loopkit.callsite import CallSites as CallSites
     from loopkit.callsite import Site as Site
+    from loopkit.criteria import Criteria as Criteria
+    from loopkit.criteriaheard import CriteriaHeard as CriteriaHeard
+    from loopkit.criterionreading import BatchReading as BatchReading
+    from loopkit.criterionreading import CriterionReading as CriterionReading
+    from loopkit.criterionreading import DoorReading as DoorReading
+    from loopkit.criterionreading import NearReading as NearReading
+    from loopkit.criterionreading import Seen as Seen
     from loopkit.curvelog import CurveLog as CurveLog
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
@@ -21,13 +28,17 @@ if TYPE_CHECKING:
     from loopkit.errors import PluginError as PluginError
     from loopkit.errors import StopTraining as StopTraining
     from loopkit.errors import UsageError as UsageError
+    from loopkit.feeds import Feed as Feed
     from loopkit.finding import Confidence as Confidence
     from loopkit.finding import Finding as Finding
     from loopkit.finding import Place as Place
     from loopkit.finding import Severity as Severity
+    from loopkit.finiteness import BadLoss as BadLoss
+    from loopkit.finiteness import Finiteness as Finiteness
     from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.ledger import Ledger as Ledger
+    from loopkit.lineage import Line as Line
     from loopkit.logbook import History as History
     from loopkit.loop import Loop as Loop
     from loopkit.lossreading import LossReading as LossReading
@@ -36,9 +47,24 @@ if TYPE_CHECKING:
     from loopkit.lossreading import Reach as Reach
     from loopkit.metrics import log as log
     from loopkit.models import Models as Models
+    from loopkit.modereading import Draw as Draw
+    from loopkit.modereading import ForwardReading as ForwardReading
+    from loopkit.modereading import FrozenNorm as FrozenNorm
+    from loopkit.modereading import ModeChange as ModeChange
+    from loopkit.modereading import TrainReading as TrainReading
+    from loopkit.modes import Modes as Modes
+    from loopkit.moves import Move as Move
+    from loopkit.moves import Moves as Moves
+    from loopkit.moves import StepMoves as StepMoves
+    from loopkit.rehearsal import Rehearsal as Rehearsal
+    from loopkit.rehearsal import Take as Take
+    from loopkit.rehearsal import copied as copied
+    from loopkit.rehearsal import tensors as tensors
+    from loopkit.replay import Origin as Origin
     from loopkit.replicas import Lapse as Lapse
     from loopkit.replicas import Replicas as Replicas
     from loopkit.run import Run as Run
+    from loopkit.scaling import Scales as Scales
     from loopkit.schedule import Epochs as Epochs
     from loopkit.schedule import ScheduleReading as ScheduleReading
     from loopkit.schedule import Shape as Shape
@@ -56,6 +82,7 @@ if TYPE_CHECKING:
     from loopkit.update import Pending as Pending
     from loopkit.update import SchedulerReading as SchedulerReading
     from loopkit.update import StepReading as StepReading
+    from loopkit.update import UnscaleReading as UnscaleReading
     from loopkit.update import Update as Update
     from loopkit.update import Wipe as Wipe
     from loopkit.watching import current_run as current_run
@@ -69,6 +96,13 @@ _PLACES = {
     "batches": "batching",
     "CallSites": "callsite",
     "Site": "callsite",
+    "CriteriaHeard": "criteriaheard",
+    "Criteria": "criteria",
+    "BatchReading": "criterionreading",
+    "CriterionReading": "criterionreading",
+    "DoorReading": "criterionreading",
+    "NearReading": "criterionreading",
+    "Seen": "criterionreading",
     "CurveLog": "curvelog",
     "CurveKind": "curvereading",
     "CurveReading": "curvereading",
@@ -77,18 +111,38 @@ _PLACES = {
     "PluginError": "errors",
     "StopTraining": "errors",
     "UsageError": "errors",
+    "Feed": "feeds",
     "Confidence": "finding",
     "Finding": "finding",
     "Place": "finding",
     "Severity": "finding",
+    "BadLoss": "finiteness",
+    "Finiteness": "finiteness",
     "hookimpl": "hookspecs",
     "Habit": "habit",
     "History": "logbook",
     "Ledger": "ledger",
+    "Line": "lineage",
     "Loop": "loop",
+    "Draw": "modereading",
+    "ForwardReading": "modereading",
+    "FrozenNorm": "modereading",
+    "ModeChange": "modereading",
+    "TrainReading": "modereading",
     "Models": "models",
+    "Modes": "modes",
     "Missed": "strays",
+    "Move": "moves",
+    "Moves": "moves",
+    "StepMoves": "moves",
     "Stray": "strays",
+    "Rehearsal": "rehearsal",
+    "Take": "rehearsal",
+    "copied": "rehearsal",
+    "tensors": "rehearsal",
+    "Origin": "replay",
+    "Run": "run",
+    "Scales": "scaling",
     "Lapse": "replicas",
     "Replicas": "replicas",
     "Run": "run",
@@ -111,6 +165,7 @@ _PLACES = {
     "Reach": "lossreading",
     "SchedulerReading": "update",
     "StepReading": "update",
+    "UnscaleReading": "update",
     "Update": "update",
     "Wipe": "update",
     "current_run": "watching",

@@ -23,6 +23,7 @@ _SKIPPED = 3  # `here`, the recorder and the wrapper or listener that called it 
 _frame = sys._getframe
 _Step = tuple[int, CodeType, int]  # at which depth which code stood at which instruction
 _Key = tuple[tuple[int, int], ...]
+_CALLS_PLUGINS = "loopkit.manager"
 _RUNNER = f"{_OURS}script.py"  # below its frame there is only the command line
 
 
@@ -121,6 +122,21 @@ class CallSites:
             steps and not framework
         ):  # whose innermost line counts too, and several may lie behind one line of the user's
             self._last[kind] = *steps[0], steps[1:], found
+        return found
+
+    def outside_plugins(self) -> Place | None:
+        """The user's innermost line below the plugin that is being called; None where no frame is the user's."""
+        found: Place | None = None
+        frame: FrameType | None = _frame(1)
+        while frame is not None:
+            verdict = self._judge(frame.f_code.co_filename)
+            if verdict == _BOTTOM:
+                break
+            if frame.f_globals.get("__name__") == _CALLS_PLUGINS:
+                found = None  # what lies above was the plugin's
+            elif verdict == _USER and found is None:
+                found = _place(frame)
+            frame = frame.f_back
         return found
 
     def _site(self, steps: list[_Step], start: FrameType, brief: bool) -> Site:

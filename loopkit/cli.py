@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_curves(commands)
     listing = commands.add_parser("rules", help="list what can be found")
+    listing.add_argument("--format", choices=["text", "json"], default="text", help="how to print (default: text)")
     listing.set_defaults(command=_rules)
     explain = commands.add_parser("explain", help="print the page of a rule")
     explain.add_argument("rule", metavar="SLUG")
@@ -64,6 +66,9 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--ignore", type=_names, metavar="SLUGS", default=[], help="do not report these rules")
     run.add_argument("--plugin", action="append", default=[], metavar="MODULE:NAME", help="add a plugin")
     run.add_argument("--no-plugin", action="append", default=[], metavar="NAME", help="leave a plugin or family out")
+    run.add_argument(
+        "--probe", action="store_true", help="also try the model on copies: extra forwards and backwards"
+    )
     run.add_argument("--max-steps", type=int, metavar="N", help="stop after N optimizer steps, report, exit")
     run.add_argument("--format", default="text", metavar="NAME", help="text (default) or json")
     run.add_argument("--tensorboard", type=Path, metavar="DIR", help="write curves, gradients and findings there")
@@ -113,8 +118,6 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _curves(options: argparse.Namespace) -> int:
-    import json
-
     from loopkit import curvereport
 
     judged = curvereport.judged(options.log, train=options.train, val=options.val, reference=options.reference)
@@ -131,10 +134,23 @@ def _curves(options: argparse.Namespace) -> int:
 
 
 def _rules(options: argparse.Namespace) -> int:
+    from loopkit.config import nearest
     from loopkit.rulebook import rules
+    from loopkit.silence import Filter
 
+    settings = nearest(Path.cwd())
+    shown = Filter.of(settings.select, settings.ignore)
+    rows = [("rule", "family", "severity", "confidence", "state", "cost", "what it finds")]
     for rule in rules().values():
-        print(f"{rule.slug:<28} {rule.family:<12} {rule.severity:<8} {rule.confidence:<10} {rule.summary}")
+        state = "off" if shown.reason(rule.slug) else "--probe" if rule.asked_for else "on"
+        rows.append((rule.slug, rule.family, rule.severity, rule.confidence, state, rule.cost, rule.summary))
+    if options.format == "json":
+        named = [dict(zip((*rows[0][:-1], "summary"), row, strict=True)) for row in rows[1:]]
+        print(json.dumps(named, indent=2))
+        return OK
+    wide = [max(len(row[column]) for row in rows) for column in range(6)]
+    for row in rows:
+        print("  ".join([f"{cell:<{width}}" for cell, width in zip(row, wide, strict=False)] + [row[-1]]).rstrip())
     return OK
 
 

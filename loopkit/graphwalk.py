@@ -19,6 +19,9 @@ MOST_NODES = 20_000
 """Nodes looked at; a larger graph counts as opaque beyond them."""
 _ZERO = frozenset(f"{name}Backward0" for name in ("Round", "Floor", "Ceil", "Sign", "Sgn", "Trunc"))
 _LEAF = "torch::autograd::AccumulateGrad"
+_CAST = "ToCopyBackward0"
+_PRODUCTS = ("AddmmBackward", "MmBackward", "BmmBackward", "BaddbmmBackward", "ConvolutionBackward", "LinearBackward")
+"""Operations that autocast makes in its own type, and whose derivatives consist of such operations."""
 
 
 class Leaf:
@@ -46,6 +49,7 @@ class Walk:
         opaque: kinds of nodes whose inside cannot be seen: compiled regions, custom functions.
         zeroes: kinds of nodes met whose derivative is 0 everywhere.
         made_at: the sequence number of the newest root.
+        casts: how many leaves are cast on use, by the name of the type they are cast to.
     """
 
     def __init__(self, roots: Iterable[Tensor]) -> None:
@@ -53,6 +57,7 @@ class Walk:
         self.opaque: dict[str, None] = {}
         self.zeroes: dict[str, None] = {}
         self.nodes: dict[Node, None] = {}
+        self.casts: dict[str, int] = {}
         given = list(roots)
         starts: list[Node] = [root.grad_fn for root in given if root.grad_fn is not None]
         self.made_at: int = max([node._sequence_nr() for node in starts], default=0)
@@ -80,6 +85,8 @@ class Walk:
             inputs = [each for each, _ in node.next_functions if each is not None]
             leaves = [each for each in inputs if each.name() == _LEAF]
             if leaves:
+                if name == _CAST:
+                    self._count_cast(node)
                 self._meet(leaves, node._sequence_nr(), live and name not in _ZERO)
             if live and name in _ZERO:
                 self.zeroes[name.removesuffix("Backward0")] = None
@@ -97,6 +104,16 @@ class Walk:
             leaf.live = leaf.live or live
             leaf.oldest = min(leaf.oldest, number)
             leaf.newest = max(leaf.newest, number)
+
+    def _count_cast(self, node: Node) -> None:
+        """A leaf is cast: under autocast each weight is, once a forward."""
+        kind = made_of(node)
+        if kind:
+            self.casts[kind] = self.casts.get(kind, 0) + 1
+
+    def products_in(self, kind: str) -> int:
+        """How many matrix products and convolutions of the graph were made in this type."""
+        return sum([made_of(node) == kind for node in self.nodes if node.name().startswith(_PRODUCTS)])
 
     def reach(self, owner: Owner, missed: tuple[Missed, ...]) -> Reach:
         """How the walked loss reaches one optimizer's parameters; `missed` is what was never reached."""
@@ -136,3 +153,9 @@ class Walk:
         one. The root was made on the user's own: there it must be older than the step as well.
         """
         return leaf.oldest < at and (leaf.tensor.device.type == "cpu" or self.made_at < at)
+
+
+def made_of(node: Node) -> str:
+    """The type of what a node made, such as "float16"; "" where this torch does not say."""
+    metadata = getattr(node, "_input_metadata", None)
+    return str(metadata[0].dtype).removeprefix("torch.") if metadata else ""

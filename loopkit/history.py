@@ -13,6 +13,7 @@ from loopkit.lossgraph import RawLoss
 from loopkit.lossgraph import told as told_of_loss
 from loopkit.reading import told
 from loopkit.row import Rows, row_of
+from loopkit.scaling import RawUnscale, told_of_unscaling
 from loopkit.schedulers import advance_told
 from loopkit.signature import EPOCH, Signature, kind_of, subject_of
 from loopkit.update import Event, LoaderReading, Reading, Update
@@ -89,6 +90,8 @@ def _told(raw: Raw) -> Reading:
         return told_of_loss(raw)
     if isinstance(raw, RawClip):
         return told_of_clip(raw)
+    if isinstance(raw, RawUnscale):
+        return told_of_unscaling(raw)
     if isinstance(raw[0], Owner):
         return told(raw)
     if len(raw) == 2:

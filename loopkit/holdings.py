@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from loopkit.callsite import Site
+    from loopkit.lineage import Life
 
 _NEVER = 1 << 62
 KEPT_MARKS = 4  # of a long window only the first and last contributions are kept, so memory stays flat
@@ -80,8 +81,8 @@ class Owner:
     # fmt: off
     __slots__ = (
         "bits", "blank", "column", "doubt", "each_moved_at", "ids", "keeps_grads", "label", "last_site", "last_tick",
-        "moved_at", "number", "offers", "optimizer", "refs", "sharded", "steps", "stock", "uniform", "versions",
-        "wiped",
+        "life", "moved_at", "number", "offers", "optimizer", "refs", "sharded", "steps", "stock", "uniform",
+        "versions", "wiped",
     )
     # fmt: on
 
@@ -111,6 +112,12 @@ class Owner:
         self.doubt = Doubt()
         self.sharded = False  # its gradients are DTensors: only their local part counts changes
         self.wiped: list[Wiped] = []
+        self.life: Life | None = None  # None where its constructor was not heard
+
+    @property
+    def made(self) -> Site | None:
+        """Where it was constructed; None where that was not heard."""
+        return self.life.line.site if self.life is not None else None
 
     def parameters(self) -> list[Tensor]:
         """The optimizer's parameters as its groups list them now; none once it is gone."""
@@ -119,6 +126,12 @@ class Owner:
             return []
         groups = getattr(optimizer, "param_groups", ())  # none yet while its constructor runs
         return list(chain.from_iterable(group["params"] for group in groups))
+
+    def rates(self) -> tuple[float, ...]:
+        """The learning rate of each group; none where one is a tensor, which is not read, or once it is gone."""
+        groups = getattr(self.optimizer(), "param_groups", ())
+        rates = [group.get("lr") for group in groups]
+        return tuple(map(float, rates)) if all(isinstance(rate, int | float) for rate in rates) else ()
 
     def moved(self, number: int) -> None:
         """A step was executed while autograd's sequence number was `number`: what has a gradient was moved by it."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from loopkit.callsite import Site
+    from loopkit.feeds import Feed
     from loopkit.finding import Finding
     from loopkit.run import Run
     from loopkit.update import Update
@@ -48,6 +49,20 @@ def run_finished(run: Run) -> Answer:
 @hookspec
 def batch_loaded(run: Run, batch: Any, loader: Any) -> Answer:
     """A DataLoader iterator, or `loopkit.batches`, handed out `batch`. Cost: one call a batch."""
+
+
+@hookspec
+def loader_started(run: Run, loader: Any, feed: Feed) -> Answer:
+    """A DataLoader made an iterator, or begins anew with workers that it keeps. Cost: once a pass, and about 20 µs
+    for what is read of its samplers.
+    """
+
+
+@hookspec
+def loader_exhausted(run: Run, loader: Any, feed: Feed) -> Answer:
+    """An iterator of a DataLoader was asked for a batch and had none: `feed.ends` says for which time. `loader` is
+    None if it is gone. Cost: once a pass.
+    """
 
 
 @hookspec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch.optim import lr_scheduler as torchs
 from loopkit.schedule import Shape
 
 _NUMBERS = 16  # integers remembered of a user's function
+_FRACTIONS = 64
+_DEEPEST = 3  # functions within functions
 
 
 def shape_of(scheduler: Any) -> Shape:
@@ -45,7 +48,7 @@ def _shape(scheduler: Any) -> Shape:
         last = max(scheduler.milestones, default=None)
         return Shape(horizon=_whole(last), levels=True, decays=scheduler.gamma < 1)
     if isinstance(scheduler, torchs.ReduceLROnPlateau):
-        return Shape(decays=scheduler.factor < 1)
+        return Shape(decays=scheduler.factor < 1, mode=scheduler.mode)
     if isinstance(scheduler, torchs.ExponentialLR):
         return Shape(decays=scheduler.gamma < 1)
     if isinstance(scheduler, torchs.LambdaLR):
@@ -89,7 +92,10 @@ def _of_functions(functions: list[Any]) -> Shape:
             horizon = sum(part or 0 for part in parts)
         climbs = "cosine" in function.func.__name__ and words.get("num_cycles") == 0.5
         return Shape(horizon=horizon, warmup=warmup or None, climbs=climbs)
-    return Shape(numbers=tuple(sorted(_numbers(function)))[:_NUMBERS])
+    fractions = {number for each in functions for number in _fractions(each)}
+    return Shape(
+        numbers=tuple(sorted(_numbers(function)))[:_NUMBERS], fractions=tuple(sorted(fractions))[:_FRACTIONS]
+    )
 
 
 def _numbers(function: Any) -> set[int]:
@@ -117,3 +123,29 @@ def _integers(values: Any) -> set[int]:
 def _whole(value: Any) -> int | None:
     """A length in advances; None of what is no plain number, and of one that never comes."""
     return int(value) if isinstance(value, int | float) and 0 < value < 1 << 62 else None
+
+
+def _fractions(function: Any, depth: int = 0) -> set[float]:
+    """Numbers between 0 and 1 in what a function can see: its constants too, and fields of objects and functions."""
+    if isinstance(function, functools.partial):
+        held = [*function.args, *function.keywords.values(), function.func]
+    elif (code := getattr(function, "__code__", None)) is None:
+        held = list(vars(function).values()) if hasattr(function, "__dict__") else []
+        held.append(vars(type(function)).get("__call__"))
+    else:
+        held = [*code.co_consts, *(function.__defaults__ or ()), getattr(function, "__self__", None)]
+        for cell in function.__closure__ or ():
+            with suppress(ValueError):  # not filled yet
+                held.append(cell.cell_contents)
+        held += [function.__globals__[name] for name in code.co_names if name in function.__globals__]
+    found: set[float] = set()
+    for each in held:
+        if isinstance(each, float):
+            found.add(each)
+        elif isinstance(each, dict):
+            found |= {value for value in each.values() if isinstance(value, float)}
+        elif callable(each) and depth < _DEEPEST and not isinstance(each, type):
+            found |= _fractions(each, depth + 1) if hasattr(each, "__code__") or depth == 0 else set()
+        elif each is not None and not inspect.ismodule(each) and hasattr(each, "__dict__"):
+            found |= {value for value in list(vars(each).values()) if isinstance(value, float)}
+    return {number for number in found if 0 < number < 1}

@@ -22,6 +22,7 @@ import torch
 
 from loopkit.doubt import CLEARED, STALE, WRITTEN
 from loopkit.holdings import EMPTY, KEPT_MARKS, Mark, Owner, State, nothing
+from loopkit.lineage import Life, Line
 from loopkit.looking import Cause, Now, adopt, all_new, look, unchanged, wipe, written
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from loopkit.callsite import Site
 
 
+_LINES = 1_000  # places that construct optimizers
 _ONCE_OWNED = 100_000  # ids remembered of parameters whose optimizer has died; an address used again errs to silence
 sequence_number: Callable[[], int] = getattr(torch.autograd, "_get_sequence_nr", int)  # int: an older torch
 
@@ -44,6 +46,7 @@ class Ledger:
         known: the columns of each optimizer that is alive, by its `id`; an id may be another's since: ask `owner`.
         awaited: parameters that never had a gradient, by their optimizer's number and the name of their module.
         once_owned: parameters of optimizers that have died, by `id`.
+        lines: the optimizers that each place in the program constructs.
     """
 
     def __init__(self) -> None:
@@ -54,6 +57,7 @@ class Ledger:
         self._last_backward: Mark | None = None
         self.awaited: dict[tuple[int, str], list[Callable[[], Tensor | None]]] = {}
         self.once_owned: set[int] = set()
+        self.lines: dict[Site, Line] = {}
 
     # -- who there is ------------------------------------------------------------------------------------
 
@@ -91,6 +95,12 @@ class Ledger:
         adopt(made, self.now)
         return made
 
+    def constructed(self, optimizer: Optimizer, site: Site, passes: int) -> None:
+        """An optimizer's constructor runs at `site`, after so many passes over loaders that train."""
+        owner = self.owner(optimizer)
+        if owner.life is None and (site in self.lines or len(self.lines) < _LINES):
+            owner.life = Life(self.lines.setdefault(site, Line(site)), passes)
+
     def knows(self, optimizer: Optimizer) -> bool:
         """Whether its columns were made before."""
         return id(optimizer) in self.known or id(optimizer) in self._aliases
@@ -98,6 +108,10 @@ class Ledger:
     def owners(self) -> list[Owner]:
         """The optimizers that are alive."""
         return list(self.known.values())
+
+    def numbered(self, number: int) -> Owner | None:
+        """The optimizer of that number, if it is alive."""
+        return next((owner for owner in self.owners() if owner.number == number), None)
 
     # -- looking -----------------------------------------------------------------------------------------
 
@@ -236,6 +250,8 @@ class Ledger:
         self.now.tick += 1
         if owner.keeps_grads is None:
             owner.keeps_grads = owner.stock and not _unscales_itself(owner)
+            if executed and owner.life is not None:
+                owner.life.stepped()
         uniform = owner.uniform
         if executed:
             if uniform is not None and uniform.fresh and owner.each_moved_at is None:

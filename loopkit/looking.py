@@ -72,6 +72,8 @@ def adopt(owner: Owner, now: Now, mark: Mark | None = None) -> None:
             adopted.append(EMPTY if grad is None else unknown)
     owner.set_states(adopted)
     owner.moved_at, owner.each_moved_at = 0, None  # of newcomers it is not known
+    if owner.life is not None and parameters:
+        owner.life.holds(owner, parameters)
     owner.blank = max(owner.versions, default=-1) < 0
 
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from loopkit.finiteness import Finiteness
 from loopkit.graphwalk import Walk
 from loopkit.ledger import Ledger
+from loopkit.levels import Levels
 from loopkit.lossgraph import LossGraph, Part, RawLoss
 from loopkit.models import Models
+from loopkit.modes import Modes
+from loopkit.moves import Moves
 from loopkit.survey import Survey
 from loopkit.weights import Weights
+
+if TYPE_CHECKING:
+    from loopkit.holdings import Owner
 
 _ALWAYS_WALKED = 4
 """Updates at the start of a run of which every graph is walked; later those numbered by a power of two."""
@@ -35,8 +42,13 @@ class Losses:
         graph: the instrument that reads.
         survey: compares what losses reach with what optimizers own.
         error: why nothing is read any more, or None.
+        on_walk: called with each walk.
         walking: whether graphs are walked whole in this update.
         weights: what the parameters were when the last forward ended, while walking.
+        levels: losses of a few updates.
+        finite: watches for losses that are not finite.
+        moves: looks at what steps do to a few weights.
+        modes: which modules were in training mode, and which in evaluation mode.
     """
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
@@ -44,14 +56,23 @@ class Losses:
         self.walking = True
         self.wanted = self.first = True
         self.error: Exception | None = None
+        self.on_walk: Callable[[Walk], None] | None = None
         self._ledger = ledger
         self.weights = Weights(ledger)
+        self.levels = Levels()
+        self.modes = Modes()
         self.survey = Survey(models, ledger)
+        self.finite = Finiteness(ledger, models)
+        self.moves = Moves()
         self._updates = 0
         self._novel = 0
         self.backwards = 0
         self._sent: list[Callable[[], object]] = []  # roots of this update, weakly
         self._parts: dict[Part, int] = {}  # what made them, and which backward sent them
+
+    def instruments(self) -> dict[type[Any], Any]:
+        """What checks may ask for, by its class."""
+        return {Finiteness: self.finite, Modes: self.modes, Moves: self.moves}
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RawLoss | None:
         """What the graph of the tensors that `torch.autograd.backward` was called with says."""
@@ -74,11 +95,22 @@ class Losses:
             self._fail(error)
             return None
 
+    def sample(self, args: tuple[Any, ...], kwargs: dict[str, Any], update: int) -> None:
+        """The loss of an update that is sampled is sent backward."""
+        if self.error is None:
+            try:
+                root = args[0] if args else kwargs.get("tensors")
+                self.levels.sample(root, update, self.graph, len(self._ledger.known))
+            except Exception as error:  # noqa: BLE001
+                self._fail(error)
+
     def forward_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The outermost module is called with gradients on, in an update whose graphs are walked."""
+        self.finite.forward_began(module, args, kwargs)
         if self.error is None:
             try:
                 self.graph.doors.entered(module, args, kwargs)
+                self.modes.trains(module)
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
 
@@ -91,6 +123,16 @@ class Losses:
         except Exception as error:  # noqa: BLE001
             self._fail(error)
 
+    def stepped(self, owner: Owner) -> None:
+        """An optimizer step was executed, in an update whose graphs are walked."""
+        dropped = self.weights.stepped(owner)
+        if dropped and self.error is None:
+            try:
+                self.moves.stepped(owner, dropped)
+            except Exception as error:  # noqa: BLE001
+                self._fail(error)
+        self.finite.stepped()
+
     def _fail(self, error: Exception) -> None:
         """An unheard-of kind of graph or tensor costs these checks, not the others."""
         self.error = error
@@ -101,6 +143,8 @@ class Losses:
 
     def _walk(self, read: RawLoss, roots: list[torch.Tensor], asked: dict[str, Any]) -> None:
         walk = Walk(roots)
+        if self.on_walk is not None:
+            self.on_walk(walk)
         root = roots[0]
         strays, missed = self.survey.of(walk, self._updates)
         read.walked = {
@@ -115,10 +159,16 @@ class Losses:
             "retained": bool(asked.get("retain_graph")),
             "double": bool(asked.get("create_graph")),
             "selective": asked.get("inputs") is not None,
+            "dtype": str(root.dtype).removeprefix("torch."),
+            "casts": tuple(sorted(walk.casts.items())),
         }
+        autocast = _autocast(root.device.type)
+        if autocast:
+            read.walked |= {"autocast": autocast, "wide": walk.products_in("float32")}
         read.walked["repeats"] = self._repeats(roots, asked)
         read.changed = self.weights.changed(walk)
         self._sent.append(weakref.ref(root))
+        self.modes.sent(walk)
 
     def _repeats(self, roots: list[torch.Tensor], asked: dict[str, Any]) -> int | None:
         """Which backward of this update had sent this loss, or a part of its sum, in the same ordinary way."""
@@ -148,9 +198,21 @@ class Losses:
         self._parts.clear()
         self.graph.forget_hooked()
         self.graph.doors.forget()
+        self.finite.forget()
+        self.modes.update_closed()
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `torch.autograd.backward` by name."""
     names = ("tensors", "grad_tensors", "retain_graph", "create_graph", "grad_variables", "inputs")
     return dict(zip(names, args, strict=False)) | kwargs
+
+
+def _autocast(device: str) -> str:
+    """The type that autocast casts to on this kind of device; "" where it is off."""
+    try:
+        if torch.is_autocast_enabled(device):
+            return str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+    except (RuntimeError, TypeError):
+        pass  # a device that knows no autocast
+    return ""

@@ -117,6 +117,11 @@ class LossGraph:
         read.terms = tuple(self._terms(node, read))
         return read
 
+    def behind(self, root: Tensor) -> tuple[Node, list[tuple[Any, bool]], bool]:
+        """The first node that does more than scale the loss, the constants before it, and whether a GradScaler's is."""
+        read = RawLoss()
+        return *self._down(root.grad_fn, read), read.scaled
+
     def parts(self, root: Tensor) -> list[Part]:
         """The loss and all that is added up to make it, as far as every factor is positive."""
         found: list[Part] = []
@@ -168,7 +173,7 @@ class LossGraph:
             onward, saved = inputs[1], "_saved_self"
         else:
             onward, saved = inputs[0], "_saved_other"
-        if onward is None or (len(inputs) == 2 and None not in inputs) or self._is_hooked(node):
+        if onward is None or (len(inputs) == 2 and None not in inputs) or self.is_hooked(node):
             return None
         value: Any = None
         with suppress(RuntimeError):  # an earlier backward has freed it: this one is about to fail
@@ -206,7 +211,7 @@ class LossGraph:
         valid, total, padding = None, None, None
         if number is not None:
             reduction = ("none", "mean", "sum")[number] if number in (0, 1, 2) else ""
-            if kind.startswith("NllLoss") and not self._is_hooked(node):
+            if kind.startswith("NllLoss") and not self.is_hooked(node):
                 with suppress(RuntimeError):  # an earlier backward has freed it: this one is about to fail
                     total = node._saved_target.numel()
                     # With class weights this is the sum of weights, and no count.
@@ -220,8 +225,9 @@ class LossGraph:
                 reduction = ""
         return RawTerm(kind, reduction, constants, valid, total, padding)
 
-    def _is_hooked(self, node: Node) -> bool:
-        if not self.hooked and not self._opened:
+    def is_hooked(self, node: Node) -> bool:
+        """Whether a node was made under saved-tensor hooks: it is not asked for what it saved."""
+        if node is None or (not self.hooked and not self._opened):
             return False
         number = node._sequence_nr()
         open_now = [(first, number + 1) for first in self._opened]

@@ -106,6 +106,10 @@ class LossReading:
         retained: its graph was kept (`retain_graph`).
         double: a graph of the backward itself was asked for (`create_graph`).
         selective: it adds only to the tensors it was told to (`inputs`).
+        dtype: of the loss, such as "float32".
+        autocast: the type autocast casts to while this backward runs; "" where it is off, as it should be.
+        casts: how many weights were cast on use, by type: autocast was on around the forward.
+        wide: matrix products and convolutions that the forward made in float32, where autocast is on now.
     """
 
     factor: float
@@ -123,6 +127,10 @@ class LossReading:
     retained: bool = False
     double: bool = False
     selective: bool = False
+    dtype: str = ""
+    autocast: str = ""
+    casts: tuple[tuple[str, int], ...] = ()
+    wide: int = 0
 
     def shares(self) -> tuple[float | None, ...]:
         """The weight of each term's own mean in this loss; None where its reduction is not known, or a pure sum."""

@@ -21,7 +21,7 @@ import pluggy
 from loopkit import hookspecs
 from loopkit.config import Thresholds, tune
 from loopkit.errors import LoopkitError, PluginError, StopTraining, did_you_mean
-from loopkit.finding import Finding
+from loopkit.finding import Confidence, Finding
 
 GROUP = hookspecs.PROJECT
 """The entry-point group of plugins, ours and everyone else's."""
@@ -113,11 +113,15 @@ class Manager:
     Attributes:
         checks_only: leave plugins without a `rule` (sinks, controls) out when loading: another process has them;
             but not those with `every_rank`, which would end the loop of one process alone.
+        probes: load installed checks that run extra forwards or backwards, which are otherwise left out.
         thresholds: numbers of checks that were set otherwise, by rule; for those that come from now on.
     """
 
-    def __init__(self, *, checks_only: bool = False, thresholds: Thresholds = MappingProxyType({})) -> None:
+    def __init__(
+        self, *, checks_only: bool = False, probes: bool = False, thresholds: Thresholds = MappingProxyType({})
+    ) -> None:
         self.checks_only = checks_only
+        self.probes = probes
         self.thresholds = dict(thresholds)
         self._pluggy = pluggy.PluginManager(hookspecs.PROJECT)
         self._pluggy.add_hookspecs(hookspecs)
@@ -152,11 +156,11 @@ class Manager:
         left_out = set(skip)
         for offer in installed(failures):
             if not left_out & {offer.name, offer.entry, offer.target} and not self._pluggy.has_plugin(offer.name):
-                self.load(offer.target, offer.name)
+                self.load(offer.target, offer.name, installed=True)
         for failure in failures:
             self._fail(failure)
 
-    def load(self, target: str, name: str | None = None) -> bool:
+    def load(self, target: str, name: str | None = None, *, installed: bool = False) -> bool:
         """Import `module:Name` and add it; whether that worked. A failure is recorded, not raised."""
         name = name or _name(target)
         try:
@@ -169,6 +173,8 @@ class Manager:
             return all(loaded)
         if self.checks_only and not _is_check(plugin) and not getattr(plugin, "every_rank", False):
             return True  # another process has it
+        if installed and not self.probes and getattr(plugin, "confidence", None) is Confidence.PROBE:
+            return True
         return self.add(plugin, name)
 
     def add(self, plugin: Any, name: str | None = None) -> bool:

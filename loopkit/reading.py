@@ -8,6 +8,7 @@ from operator import or_
 from typing import TYPE_CHECKING, Protocol
 
 from loopkit.holdings import Mark, Owner, State, Wiped, is_zero
+from loopkit.scaling import BY_SCALER
 from loopkit.update import Leak, StepReading, Wipe
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 RawReading = tuple[Owner, int, tuple[tuple[State, int], ...], tuple[Wiped, ...], "Site | None", int, int]
-"""What a step used, before anybody asked to know: owner, shape (the reading without its numbers, as 14 bits), states
+"""What a step used, before anybody asked to know: owner, shape (the reading without its numbers, as 15 bits), states
 with their counts, what was wiped, the site of the step before, how many there were, and the tick of the last forward.
 A plain tuple: one is made at every step, and most are never told."""
 
@@ -94,6 +95,7 @@ def told(raw: RawReading) -> StepReading:
         steps=steps + 1,
         touched=owner.doubt.is_touched() or _is_hooked(owner),
         least=min((state.count for state, _ in kinds if state.fresh), default=0),
+        scaled=bool(shape & BY_SCALER),
     )
 
 

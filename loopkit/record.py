@@ -16,6 +16,7 @@ from loopkit.losses import Losses
 from loopkit.models import Models
 from loopkit.opensteps import OpenSteps
 from loopkit.reading import told
+from loopkit.scaling import mark_steps
 from loopkit.signature import STEP, Signature
 from loopkit.update import Update
 
@@ -39,6 +40,7 @@ class Record:
         self.steps = 0
         self.history = History()
         self.losses = Losses(ledger, models)
+        self.on_walking: Callable[[bool], None] | None = None  # called when an update closed: is the next one walked?
         self._deliver = deliver
         self._events: list[RawEvent] = []
         self._stepped = False
@@ -73,6 +75,8 @@ class Record:
         losses, updates = self.losses, self.history.updates
         if losses.backwards or seen == 1 or updates & (updates + 1) == 0:
             losses.closed(updates, seen)
+            if self.on_walking is not None:
+                self.on_walking(losses.walking)
         else:
             losses.wanted = losses.first = False
         if seen & (seen - 1) == 0:
@@ -83,6 +87,14 @@ class Record:
             self._events.clear()
             self._prelude.clear()
             self._stepped = self._truncated = self._prelude_over = False
+
+    def events_so_far(self) -> int:
+        """How many events the current update has."""
+        return len(self._events)
+
+    def steps_were_scaled(self, start: int) -> None:
+        """A GradScaler executed the steps of the current update from event `start` on."""
+        mark_steps(self._events, start)
 
     def last_reading(self) -> StepReading | None:
         """What the ledger said of the last executed step of the current update; None before one."""

@@ -16,16 +16,15 @@ from loopkit.loaders import Loaders
 from loopkit.models import Models
 from loopkit.opensteps import OpenStep
 from loopkit.pending import Waiting
-from loopkit.phases import Phases
+from loopkit.phases import BATCH_EVENT, Phases
 from loopkit.reading import read
 from loopkit.record import LONGEST
+from loopkit.scaling import unscaled_by
 from loopkit.schedulers import Schedulers, is_being_built
 from loopkit.signature import (
     BACKWARD,
-    BATCH,
     CLIP,
     EPOCH,
-    EVALUATION,
     FORWARD,
     SCHEDULER,
     SKIP,
@@ -43,9 +42,7 @@ if TYPE_CHECKING:
     from loopkit.update import SchedulerReading
 
 _CONSTRUCTION = -1  # for the cache of call sites; no event
-_BATCH: RawEvent = (BATCH, None, None)
 _FORWARD: RawEvent = (FORWARD, None, None)
-_EVALUATION: RawEvent = (EVALUATION, None, None)
 
 
 class Recorder(Phases):
@@ -71,11 +68,12 @@ class Recorder(Phases):
         self._inputs = Inputs()
         self._loaders = Loaders()
         self.models = models
-        self._schedulers = Schedulers(ledger)
+        self.scheduling = Schedulers(ledger)
         self.schedulers_open = 0  # whose `step` may call that of others
         self._waiting = Waiting(ledger)
         self._clips = Clips(ledger)
         self._site: Site | None = None
+        self.losses.modes.recorder = self
 
     # -- data and forward --------------------------------------------------------------------------------
 
@@ -83,17 +81,17 @@ class Recorder(Phases):
         """An iterator over a loader was made."""
         if self._stepped and not self._open.stack:
             self.close()
-        self._trained = 0  # the `id` of an iterator may come again
+        self._trained = self._shown = 0  # the `id` of an iterator may come again
         _, number, length = self._loaders.known(loader)
-        self._schedulers.epoch_began(number, length, loader)
+        self.scheduling.epoch_began(number, length, loader)
         if len(self._events) < LONGEST:
             self._events.append((EPOCH | bits_of(number), None, (number, length)))
 
-    def batch(self, args: tuple[Any, ...] = (), *_: object) -> None:
+    def batch(self, args: tuple[Any, ...] = (), *more: object) -> None:
         """A batch arrived.
 
         Args:
-            args: first of them, the iterator it came from.
+            args: first of them, the iterator it came from; last of what follows, the batch.
         """
         if self._stepped and not self._open.stack:
             self.close()
@@ -102,8 +100,10 @@ class Recorder(Phases):
                 self.training_goes_on()
             self.source = id(args[0])
         self.batches += 1
-        if not self._events or self._events[-1] is not _BATCH:
-            self._events.append(_BATCH)
+        if self.on_batch is not None and more:
+            self.on_batch(more[-1])
+        if not self._events or self._events[-1] is not BATCH_EVENT:
+            self._events.append(BATCH_EVENT)
 
     def forward_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The outermost module was called."""
@@ -113,15 +113,14 @@ class Recorder(Phases):
             self.models.met(module)
         if not torch.is_grad_enabled():
             self.evaluations += 1
-            if self.on_evaluation is not None:
-                self.on_evaluation(self._begins_evaluation())
+            self.forward_without_gradients(module, args)
             self._evaluated()
             return
         if self.evaluating:
             self.training_goes_on()
         self.forwards += 1
         if self.losses.walking:
-            self.losses.forward_began(module, args, kwargs)
+            self._entered(module, args, kwargs)
             self.replicas.forward_began(module, (args, kwargs), self.backwards, self.steps, self.sites)
         ledger = self.ledger
         ledger.now.tick += 1
@@ -134,14 +133,6 @@ class Recorder(Phases):
         """The outermost module returned; told of while searching, and in updates whose graphs are walked."""
         if self.losses.walking and torch.is_grad_enabled():
             self.losses.forward_ended()
-
-    def _evaluated(self) -> None:
-        """A forward without gradients: a whole evaluation is one event, whatever its length."""
-        events = self._events
-        if events and events[-1] is _BATCH:
-            events.pop()
-        if not events or events[-1] is not _EVALUATION:
-            events.append(_EVALUATION)
 
     # -- backward and gradients --------------------------------------------------------------------------
 
@@ -162,9 +153,12 @@ class Recorder(Phases):
                 break
         losses = self.losses
         raw = losses.read(args, kwargs) if losses.wanted else None
+        if losses.levels.due <= self.history.updates:
+            losses.sample(args, kwargs, self.history.updates)
         losses.wanted = True  # a second backward of one update makes a window
+        code = BACKWARD | site.bits | losses.finite.sent(args, site, self.steps, self.batches, losses.walking)
         if len(self._events) < LONGEST:
-            self._events.append((BACKWARD | site.bits, site, raw))
+            self._events.append((code, site, raw))
         else:
             self._truncated = True
         self._prelude_over = True
@@ -233,11 +227,12 @@ class Recorder(Phases):
             raw, shape = self._clips.read(site, parameters, limit, norm, versions)
         self._note(CLIP | shape << 12 | site.bits, site, raw)
 
-    def unscaled(self, optimizer: Optimizer) -> None:
+    def unscaled(self, optimizer: Optimizer, scaler: Any) -> None:
         """A GradScaler unscaled one optimizer's gradients in place."""
-        self.ledger.excuse([self.ledger.owner(optimizer)])
+        owner = self.ledger.owner(optimizer)
+        self.ledger.excuse([owner])
         site = self.sites.here(UNSCALE, brief=True)
-        self._note(UNSCALE | site.bits, site)
+        self._note(UNSCALE | owner.bits | site.bits, site, unscaled_by(scaler, owner))
 
     # -- steps -------------------------------------------------------------------------------------------
 
@@ -276,7 +271,7 @@ class Recorder(Phases):
             return False
         owner = step.owner
         if self.losses.walking:
-            self.losses.weights.stepped(owner)
+            self.losses.stepped(owner)
             self.replicas.stepped(owner, self.backwards, self.steps)
         if step.wraps:
             self.ledger.consume(owner, step.site)
@@ -301,10 +296,7 @@ class Recorder(Phases):
         site = self.sites.here(SKIP, brief=True)
         self.ledger.consume(owner, site, executed=False)
         self._note(SKIP | owner.bits | site.bits, site)
-
-    def steps_of(self, optimizer: Optimizer) -> int:
-        """Steps this optimizer has executed in this run."""
-        return self.ledger.owner(optimizer).steps
+        self.losses.finite.skipped()
 
     def _happened(self) -> int:
         return self.forwards + self.evaluations + self.backwards + self.clears
@@ -326,7 +318,7 @@ class Recorder(Phases):
         if kwargs and not explicit:
             explicit = any(given is not None for given in kwargs.values())
         site = self.sites.here(SCHEDULER, brief=True)
-        raw = self._schedulers.advanced(scheduler, site, explicit, self.backwards)
+        raw = self.scheduling.advanced(scheduler, site, explicit, self.backwards)
         if self._prelude or not self._prelude_over:
             self._may_open(SCHEDULER, site)
         if len(self._events) < LONGEST:  # what `_note` does
@@ -336,11 +328,11 @@ class Recorder(Phases):
 
     def scheduler_made(self, scheduler: Any) -> None:
         """A scheduler was constructed."""
-        self._schedulers.made(scheduler, self.sites.here(_CONSTRUCTION, brief=True), self.backwards)
+        self.scheduling.made(scheduler, self.sites.here(_CONSTRUCTION, brief=True), self.backwards)
 
-    def schedules(self) -> list[SchedulerReading]:
-        """The last advance of each scheduler."""
-        return self._schedulers.lives(self.backwards)
+    def schedules(self, *, unused: bool = False) -> list[SchedulerReading]:
+        """The last advance of each scheduler; or those that never advanced."""
+        return self.scheduling.unused(self.backwards) if unused else self.scheduling.lives(self.backwards)
 
     def open_update(self) -> Update | None:
         """What happened since the last executed step, if anything did."""

@@ -33,7 +33,7 @@ _FORWARDS = 256
 _ALWAYS = 4
 """Steps at the start of a run that are sampled; later those numbered by a power of two."""
 _Given = tuple[tuple[Any, ...], dict[str, Any]]
-_FORWARD = 42  # for the cache of call sites
+_FORWARD = 52  # for the cache of call sites
 
 
 class _Forward(NamedTuple):

@@ -10,6 +10,7 @@ import ast
 import functools
 import importlib.util
 import inspect
+import re
 from dataclasses import dataclass
 
 from loopkit.errors import UsageError, did_you_mean
@@ -34,6 +35,17 @@ class Rule:
     confidence: str
     page: str
     target: str
+
+    @property
+    def cost(self) -> str:
+        """What it costs, in the page's first words on it."""
+        _, _, said = self.page.partition("What it costs\n")
+        return re.split(r"[.:;,(]", " ".join(said.split()), maxsplit=1)[0].strip().lower()
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether it is looked for only with `--probe`."""
+        return self.confidence == "probe"
 
     @property
     def summary(self) -> str:

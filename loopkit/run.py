@@ -67,6 +67,7 @@ class Run(Ending):
         self._others: list[Part] = []
         instruments = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
         self.recorder = Recorder(*instruments, self._judge)
+        self._instruments |= self.recorder.losses.instruments()
         self.recorder.replicas = self.instrument(Replicas)
         self.history = self.recorder.history
         manager.when_one_fails(self._plugin_failed)
@@ -171,9 +172,9 @@ class Run(Ending):
             rows.update(dict(part.rows))
         return rows.most_common()
 
-    def schedules(self) -> list[SchedulerReading]:
-        """The last advance of each scheduler, in the order they were met; of many that are gone, the latest."""
-        return self.recorder.schedules()
+    def schedules(self, *, unused: bool = False) -> list[SchedulerReading]:
+        """The last advance of each scheduler, or those that never did, as met; of many that are gone, the latest."""
+        return self.recorder.schedules(unused=unused)
 
     def unfinished_row(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""

@@ -100,6 +100,7 @@ def _watch(options: argparse.Namespace, settings: Config, output: Path | None) -
         program=True,
         wanted=[*options.plugin, *settings.plugins],
         config=settings,
+        probe=options.probe,
     )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loopkit.callsite import Site
 
 _LOSSES = (1, 2, 3)  # backwards of one batch
+_CHANGING = ("last_epoch", "_step_count", "_last_lr", "best", "num_bad_epochs", "cooldown_counter", "T_cur")
+Settings = tuple[tuple[str, object], ...]
+"""What a scheduler was made with: plain values by name, but for those that change as it advances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Shape:
         levels: past its horizon the rate stays where it is, at a value that is meant for training.
         decays: the rate is multiplied again and again by a factor below 1.
         numbers: integers that the user's own function of a `LambdaLR` can see.
+        fractions: numbers between 0 and 1 that such a function can see.
+        mode: "min" or "max", of a scheduler that follows a metric.
     """
 
     horizon: int | None = None
@@ -49,6 +55,8 @@ class Shape:
     levels: bool = False
     decays: bool = False
     numbers: tuple[int, ...] = ()
+    fractions: tuple[float, ...] = ()
+    mode: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,9 @@ class ScheduleReading:
         steps_then: as `steps`, at its last advance.
         backwards: how many have run meanwhile, of the whole program.
         epochs: of the loaders that were iterated meanwhile.
+        first_rates: as `rates`, when it was made.
+        metrics: the first values that a plateau scheduler was given.
+        settings: what it was made with, as far as these are plain values.
     """
 
     serial: int
@@ -86,6 +97,9 @@ class ScheduleReading:
     steps_then: int
     backwards: int
     epochs: tuple[Epochs, ...]
+    first_rates: tuple[float, ...] = ()
+    metrics: tuple[float, ...] = ()
+    settings: Settings = ()
 
     def share(self) -> float | None:
         """What is left of the base rate, in the group that has most; None where rates are not known."""
@@ -100,3 +114,17 @@ class ScheduleReading:
             if self.backwards in {each.times * each.length * losses for losses in _LOSSES}:
                 return each
         return Epochs(0, 0, 0)
+
+
+def settings_of(state: Mapping[str, Any]) -> Settings:
+    """The settings in a scheduler's attributes, or in its `state_dict()`, which holds the same."""
+    plain = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in state.items()
+        if name not in _CHANGING and all(map(_is_plain, value if isinstance(value, list) else [value]))
+    }
+    return tuple(sorted(plain.items()))
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, int | float | str)

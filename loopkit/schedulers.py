@@ -9,11 +9,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 from loopkit.holdings import Owner
 from loopkit.horizon import shape_of
 from loopkit.ledger import Ledger
-from loopkit.schedule import Epochs, ScheduleReading, Shape
+from loopkit.schedule import Epochs, ScheduleReading, Settings, Shape, settings_of
 from loopkit.signature import bits_of
 from loopkit.update import SchedulerReading
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _ENDED = 32  # schedules of schedulers that are gone, kept for the end of the run
 _LOADERS = 64
+_METRICS = 64  # remembered of a plateau scheduler
 _Loader = tuple[int, int, int]  # its number, batches, samples
 RawAdvance = tuple["Schedule", "Site", int, Any, bool, Any, int]
 """An advance, before anybody asked to know: of which schedule, where, offers before it, position, whether it was
@@ -40,13 +42,17 @@ class Schedule:
         "epochs",
         "epochs_before",
         "explicit",
+        "first_rates",
+        "held",
         "last",
         "made",
+        "metrics",
         "name",
         "number",
         "offers",
         "owner",
         "serial",
+        "settings",
         "shape",
         "started",
     )
@@ -67,7 +73,11 @@ class Schedule:
         self.epochs_before = epochs.copy()
         self.started: float | None = None
         self.shape = Shape()
+        self.settings: Settings = ()
         self.base_rates: tuple[float, ...] = ()
+        self.first_rates: tuple[float, ...] = ()
+        self.metrics: list[float] = []
+        self.held = False  # by another scheduler, which advances it
         self.advances = 0
         self.explicit = False
         self.last: RawAdvance | None = None
@@ -77,6 +87,10 @@ class Schedule:
         since = self.epochs - self.epochs_before
         return tuple(Epochs(count, length, samples) for (_, length, samples), count in since.items())
 
+    def steps(self) -> int:
+        """What its optimizer has executed since, or a GradScaler has skipped."""
+        return self.owner.offers - self.offers if self.owner is not None else 0
+
 
 class Schedulers:
     """Numbers schedulers as they are met; of those that are gone only the latest are remembered."""
@@ -85,6 +99,7 @@ class Schedulers:
         self._ledger = ledger
         self._known: dict[int, Schedule] = {}
         self._ended: deque[Schedule] = deque(maxlen=_ENDED)
+        self._unused: deque[Schedule] = deque(maxlen=_ENDED)
         self._met = 0
         self._epochs: Counter[_Loader] = Counter()
 
@@ -97,6 +112,8 @@ class Schedulers:
             gone = self._known.pop(key)
             if gone.advances:
                 self._ended.append(gone)
+            elif gone.steps():
+                self._unused.append(gone)
         taken = {schedule.number for schedule in self._known.values()}
         number = next(n for n in range(len(taken) + 1) if n not in taken)
         optimizer = driven_by(scheduler)
@@ -109,6 +126,15 @@ class Schedulers:
         """A scheduler's constructor ran."""
         schedule = self.known(scheduler)
         schedule.made, schedule.backwards = site, backwards
+        schedule.first_rates = _plain(getattr(scheduler, "_last_lr", None))
+        self._find_held(scheduler)
+
+    def followed(self, scheduler: Any, metric: Any) -> None:
+        """A plateau scheduler was given a metric, and has read it; one on a device is not read again."""
+        metrics = self.known(scheduler).metrics
+        if len(metrics) < _METRICS and not getattr(metric, "is_cuda", False):
+            with suppress(TypeError, ValueError, RuntimeError):
+                metrics.append(float(metric))
 
     def advanced(self, scheduler: Any, site: Site, explicit: bool, backwards: int) -> RawAdvance:
         """A scheduler advanced: the tuple to be told later, if anybody asks."""
@@ -156,6 +182,23 @@ class Schedulers:
             told.append(advance_told(each.last, None if over else backwards))
         return told
 
+    def unused(self, backwards: int) -> list[SchedulerReading]:
+        """Schedulers that never advanced, and that no other scheduler holds, while their optimizer stepped."""
+        schedules = [each for each in self._known.values() if not each.advances and each.steps()]
+        told = []
+        for each in sorted([*self._unused, *schedules], key=lambda schedule: schedule.serial):
+            if each.made is not None and not each.held:
+                offers = each.owner.offers if each.owner is not None else 0
+                told.append(advance_told((each, each.made, offers, None, False, None, backwards), backwards))
+        return told
+
+    def _find_held(self, scheduler: Any) -> None:
+        """Of schedulers within a scheduler, only the outermost is expected to be advanced by the program."""
+        for value in list(getattr(scheduler, "__dict__", {}).values()):
+            for each in value if isinstance(value, list | tuple) else (value,):
+                if each is not scheduler and isinstance(each, LRScheduler):
+                    self.known(each).held = True
+
     def _look_at(self, schedule: Schedule, scheduler: Any, position: Any, backwards: int) -> None:
         """Once for each scheduler, at its first advance: its constructor has returned then."""
         if position is None:  # a ChainedScheduler leaves counting to its members
@@ -167,6 +210,8 @@ class Schedulers:
         if schedule.made is None:
             schedule.backwards = backwards
         schedule.shape = shape_of(scheduler)
+        schedule.settings = settings_of(getattr(scheduler, "__dict__", {}))
+        self._find_held(scheduler)
         groups = getattr(driven_by(scheduler), "param_groups", ())
         schedule.base_rates = _plain(getattr(scheduler, "base_lrs", None)) or _plain(
             [group.get("initial_lr", group.get("lr")) for group in groups]
@@ -197,10 +242,14 @@ def advance_told(raw: RawAdvance, backwards: int | None = None) -> SchedulerRead
         steps_then=offers - schedule.offers,
         backwards=(then if backwards is None else backwards) - schedule.backwards,
         epochs=schedule.epochs_since() if backwards is not None else (),
+        first_rates=schedule.first_rates,
+        metrics=tuple(schedule.metrics),
+        settings=schedule.settings,
     )
     place = float(position) if isinstance(position, (int, float)) else None
     label = owner.label if owner is not None else ""
-    return SchedulerReading(schedule.name, schedule.number, label, offers, place, explicit, life)
+    odd = isinstance(position, torch.Tensor)
+    return SchedulerReading(schedule.name, schedule.number, label, offers, place, explicit, life, odd)
 
 
 def _plain(rates: Any) -> tuple[float, ...]:

@@ -103,6 +103,10 @@ class Sources:
         if over is not None:
             self._trained[over.key] = over.loader
 
+    def has_trained(self, key: Key) -> bool:
+        """Whether a backward came after a batch of the loader with this key."""
+        return key in self._trained
+
     def any_trains(self) -> bool:
         """Whether some loader was seen to train."""
         return bool(self._trained)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from loopkit.meant import meant_for, orphans
 from loopkit.models import Models, Spot, is_own
 from loopkit.strays import Missed, Stray
 from loopkit.untouched import Untouched
@@ -57,16 +58,19 @@ class Survey:
                 raise
             return (), {}
 
-    def _own(self, owners: Iterable[Owner]) -> set[int]:
+    def _own(self, owners: Iterable[Owner]) -> dict[int, Owner]:
         """The parameters optimizers own now, by `id`. They are remembered: who was owned once is no stray."""
-        now = {id(each): each for owner in owners for each in owner.parameters()}
-        for key, each in now.items():
-            known = self._owned.get(key)
-            if known is None or known() is not each:
-                self._owned[key] = weakref.ref(each, lambda _, key=key: self._owned.pop(key, None))  # type: ignore[misc]
-        return set(now)
+        now: dict[int, Owner] = {}
+        for owner in owners:
+            for each in owner.parameters():
+                key = id(each)
+                now[key] = owner
+                known = self._owned.get(key)
+                if known is None or known() is not each:
+                    self._owned[key] = weakref.ref(each, lambda _, key=key: self._owned.pop(key, None))  # type: ignore[misc]
+        return now
 
-    def _strays(self, walk: Walk, owned: set[int], updates: int) -> tuple[Stray, ...]:
+    def _strays(self, walk: Walk, owned: dict[int, Owner], updates: int) -> tuple[Stray, ...]:
         """Parameters the walk met that no optimizer owns or has owned, by the place they live in."""
         once = self._ledger.once_owned
         met = {
@@ -83,16 +87,25 @@ class Survey:
             if key in met:
                 root = spot.parents[0] if spot.parents else spot.module
                 groups.setdefault(spot.loose or type(root).__name__, []).append((spot, met[key]))
+        lost = orphans(dict.fromkeys(owned.values()), spots, walk) if groups else {}
         return tuple(
-            self._stray(name, group, owned, beside, updates) for name, group in list(groups.items())[:_PARTS]
+            self._stray(name, group, owned, lost, beside, updates) for name, group in list(groups.items())[:_PARTS]
         )
 
     def _stray(
-        self, name: str, group: list[tuple[Spot, Tensor]], owned: set[int], beside: bool, updates: int
+        self,
+        name: str,
+        group: list[tuple[Spot, Tensor]],
+        owned: dict[int, Owner],
+        lost: dict[Owner, list[Tensor]],
+        beside: bool,
+        updates: int,
     ) -> Stray:
         spot, _ = group[0]
         root = spot.parents[0] if spot.parents else spot.module
-        kept, walks = self._kept([tensor for _, tensor in group], updates)
+        tensors = [tensor for _, tensor in group]
+        kept, walks = self._kept(tensors, updates)
+        meant = meant_for(root, tensors, owned, lost)
         return Stray(
             name=name,
             first=spot.name,
@@ -100,11 +113,17 @@ class Survey:
             parameters=len(group),
             elements=sum(tensor.numel() for _, tensor in group),
             loose=bool(spot.loose),
-            alone=not any(id(each) in owned for each in root.parameters()),
+            alone=meant.owner is None,
             training=any(each.module.training for each, _ in group),
             beside=beside,
             updates=kept,
             walks=walks,
+            norms=all("Norm" in type(each.module).__name__ for each, _ in group),
+            replaced=meant.replaced,
+            empty=meant.empty,
+            optimizer=meant.owner.label if meant.owner is not None else "",
+            made=meant.owner.made if meant.owner is not None else None,
+            ids=tuple(map(id, tensors[:_SAMPLED])),
         )
 
     def _missed(self, owner: Owner, walk: Walk, updates: int) -> tuple[Missed, ...]:

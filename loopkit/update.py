@@ -105,6 +105,7 @@ class StepReading:
         steps: how many steps this optimizer has executed, this one included.
         touched: what backward made may be scaled where versions do not show it: through `.data`, or in hooks.
         least: contributions to the parameter that got the fewest, of those that got any.
+        scaled: a GradScaler executed it.
     """
 
     optimizer: str
@@ -135,6 +136,7 @@ class StepReading:
     steps: int
     least: int = 0
     touched: bool = False
+    scaled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ class SchedulerReading:
         position: `last_epoch` after the advance; None where the scheduler has none.
         explicit: the caller gave the position (`step(epoch)`) or a metric.
         life: of this scheduler until now.
+        odd: its position is a tensor, which is not read.
     """
 
     scheduler: str
@@ -158,6 +161,7 @@ class SchedulerReading:
     position: float | None
     explicit: bool
     life: ScheduleReading
+    odd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +219,23 @@ class ClipReading:
         return self.norm is not None and self.norm > self.limit
 
 
-Reading = StepReading | SchedulerReading | LoaderReading | LossReading | ClipReading | None
+@dataclass(frozen=True, slots=True)
+class UnscaleReading:
+    """A GradScaler divided an optimizer's gradients by its scale: asked to, or as part of its own step.
+
+    Args:
+        optimizer, number: its label, and which optimizer of the run it is.
+        scale: about what it divided by; None where that cannot be read.
+        plain: this scaler's `scale` is torch's own, so that a loss it has scaled is known by its graph.
+    """
+
+    optimizer: str
+    number: int
+    scale: float | None
+    plain: bool
+
+
+Reading = StepReading | SchedulerReading | LoaderReading | LossReading | ClipReading | UnscaleReading | None
 
 
 @dataclass(frozen=True, slots=True)

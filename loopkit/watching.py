@@ -162,6 +162,7 @@ class Watch:
         program: the watch is around a whole program: a plugin that asks for its end ends the training loop alone,
             where that can be done.
         wanted: `"module:Name"` strings; one that cannot be loaded is a failure of the run, and none of the watch.
+        probe: also run what needs extra forwards and backwards, on copies of the model.
         config: what the project has set for single files, its baseline and its thresholds.
 
     Raises:
@@ -181,6 +182,7 @@ class Watch:
         program: bool = False,
         wanted: Sequence[str] = (),
         config: Config | None = None,
+        probe: bool = False,
     ) -> None:
         if isinstance(select, str) or isinstance(ignore, str):
             raise UsageError("select and ignore take a list of rule names, not one string")
@@ -192,6 +194,7 @@ class Watch:
         self._taps_if = taps_if
         self._program = program
         self._wanted = wanted
+        self._probe = probe
         self._config = config if config is not None else Config()
         self.all_loaded = True
         self._joined: list[tuple[_Open, Filter, list[object]]] = []
@@ -265,7 +268,7 @@ class Watch:
         return watched
 
     def _opened(self) -> _Open:
-        run = Run(Manager(checks_only=not ranks.leads(), thresholds=self._config.thresholds))
+        run = Run(Manager(checks_only=not ranks.leads(), probes=self._probe, thresholds=self._config.thresholds))
         run.program = run.stops_softly = self._program
         return _Open(run, Processes(), self._skip)
 
@@ -288,6 +291,7 @@ def watch(
     plugins: Sequence[Any] = (),
     autoload: bool = True,
     skip: Iterable[str] = (),
+    probe: bool = False,
 ) -> Watch:
     """Watch the training loops inside a `with` block or a decorated function; see `Watch`."""
-    return Watch(select=select, ignore=ignore, plugins=plugins, autoload=autoload, skip=skip)
+    return Watch(select=select, ignore=ignore, plugins=plugins, autoload=autoload, skip=skip, probe=probe)

@@ -33,7 +33,9 @@ _FORWARDS = 32
 """Forwards of one update after which samples are taken."""
 
 
-class _Kept(NamedTuple):
+class Kept(NamedTuple):
+    """A sample of one parameter, with the version and the autograd sequence number it had."""
+
     owner: int
     parameter: weakref.ref[Tensor]
     version: int
@@ -46,7 +48,7 @@ class Weights:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._kept: list[_Kept] = []
+        self._kept: list[Kept] = []
         self._forwards = 0
 
     def remember(self) -> None:
@@ -64,15 +66,17 @@ class Weights:
                 if (
                     parameter.device == device and len(self._kept) < _MOST
                 ):  # one device, so that one transfer brings all answers
-                    kept = _Kept(
+                    kept = Kept(
                         owner.number, weakref.ref(parameter), parameter._version, made_at, sample_of(parameter)
                     )
                     self._kept.append(kept)
 
-    def stepped(self, owner: Owner) -> None:
-        """A step may have moved this optimizer's parameters."""
-        if self._kept:
+    def stepped(self, owner: Owner) -> list[Kept]:
+        """A step may have moved this optimizer's parameters; the samples of them that are dropped."""
+        dropped = [each for each in self._kept if each.owner == owner.number]
+        if dropped:
             self._kept = [each for each in self._kept if each.owner != owner.number]
+        return dropped
 
     def forget(self) -> None:
         """Keep nothing."""

@@ -26,6 +26,7 @@ def _loops() -> dict[str, Callable[[], Any]]:
 
 
 LOOPS = _loops()
+PROBES = {slug for slug, rule in rules().items() if rule.confidence == "probe"}
 
 
 def _compare(name: str, text: str, update: bool) -> None:
@@ -42,7 +43,7 @@ def test_report(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[1])
-    with loopkit.watch():
+    with loopkit.watch(probe=name in PROBES):
         LOOPS[name]()
     text = re.sub(r"cost  .*", "cost  …", capsys.readouterr().err)
     text = re.sub(r"(\.py:)\d+", r"\1N", text)  # a line added above does not change what is said

@@ -2,8 +2,9 @@
 
 | torch call | event | file |
 |---|---|---|
-| iterating a `DataLoader` | `batch_loaded` | `loader.py` |
+| iterating a `DataLoader` | `batch_loaded`, `loader_started`, `loader_exhausted` | `loader.py` |
 | calling the outermost `Module` | `before_forward`, `after_forward` | `module.py` |
+| a `torch.nn.functional` loss, while graphs are walked | none: `Criteria` reads it | `values.py` |
 | calling it without gradients | `evaluation_started`, `evaluation_finished` | `criterion.py` |
 | meanwhile, a `torch.nn.functional` loss, or the model's `.loss` | `metric_logged` | `criterion.py` |
 | a reentrant `torch.utils.checkpoint.checkpoint` | `checkpoint_cut` | `checkpoint.py` |
@@ -37,6 +38,7 @@ from loopkit.taps import (
     module,
     optimizer,
     scheduler,
+    values,
 )
 from loopkit.taps.patch import Handle, Taps
 
@@ -53,6 +55,7 @@ ALWAYS: tuple[Callable[[Run], Handle], ...] = (
 IF_HEARD: dict[str, Callable[[Run], Handle]] = {
     "mode_changed": mode.install,
     "checkpoint_cut": checkpoint.install,
+    "update_finished": values.install,
     **dict.fromkeys(sorted(loader.EVALUATIONS), criterion.install),
 }
 

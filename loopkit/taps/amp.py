@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from loopkit.run import Run
+from loopkit.scaling import Scales
 from loopkit.taps.patch import Handle, Tap, Taps
 
 
@@ -28,6 +29,7 @@ def _scaled(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     scale = getattr(args[0], "_scale", None)
     if isinstance(scale, torch.Tensor):
         run.recorder.losses.graph.scales_with(scale)
+        run.instrument(Scales).met(scale)
 
 
 def _before_unscale(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -37,7 +39,7 @@ def _before_unscale(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _unscaled(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
     optimizer = _optimizer(args, kwargs)
     if isinstance(optimizer, torch.optim.Optimizer):
-        run.recorder.unscaled(optimizer)
+        run.recorder.unscaled(optimizer, args[0])
         if "gradients_unscaled" in run.heard:
             run.emit("gradients_unscaled", optimizer=optimizer, scaler=args[0])
 
@@ -47,16 +49,20 @@ class _Steps:
 
     def __init__(self) -> None:
         self._before = 0
+        self._start = 0
 
     def before(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         optimizer = _optimizer(args, kwargs)
         if isinstance(optimizer, torch.optim.Optimizer):
             self._before = run.recorder.steps_of(optimizer)
+            self._start = run.recorder.events_so_far()
 
     def after(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         optimizer = _optimizer(args, kwargs)
         if not isinstance(optimizer, torch.optim.Optimizer):
             return
+        if getattr(args[0], "_enabled", True):
+            run.recorder.steps_were_scaled(self._start)
         # A disabled scaler passes straight on to the optimizer, whose step is then counted like any other.
         if run.recorder.steps_of(optimizer) == self._before:
             run.recorder.step_skipped(optimizer)

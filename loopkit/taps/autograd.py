@@ -57,5 +57,5 @@ def _hooks_end(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     run.recorder.losses.graph.hooks_ended(sequence_number())
 
 
-def _failed(run: Run) -> None:
+def _failed(run: Run, *_: object) -> None:
     run.recorder.backward_ended()

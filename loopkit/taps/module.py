@@ -56,6 +56,8 @@ class _Models:
     def ended(self, run: Run, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """The outermost call returned."""
         run.recorder.forward_ended()
+        if run.recorder.listening:
+            run.recorder.look_ended()
         if run.recorder.evaluating and run.recorder.on_output is not None:
             run.recorder.on_output(args, kwargs, output)
         if self._search is not None and torch.is_grad_enabled() and _trains(module):
@@ -158,12 +160,20 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
             output = original(*args, **kwargs)
         except BaseException as error:
             hide_this_frame(error)
+            if outermost and run is not None and run.recorder.listening:
+                listen(run, run.recorder.look_ended)
             raise
         finally:
             if outermost and models is not None:
                 models.depth = 0
         recorder = run.recorder
-        if recorder.losses.walking or recorder.searching or recorder.evaluating or "after_forward" in run.heard:
+        if (
+            recorder.losses.walking
+            or recorder.searching
+            or recorder.evaluating
+            or recorder.listening
+            or "after_forward" in run.heard
+        ):
             listen(run, models.ended, run, self, args, kwargs, output)
         return output
 

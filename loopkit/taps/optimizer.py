@@ -18,6 +18,7 @@ from loopkit.run import Run
 from loopkit.taps.patch import Cell, Handle, Tap, Taps, opaque
 
 _is_compiling = torch.compiler.is_dynamo_compiling
+_CONSTRUCTION = -2  # for the cache of call sites; no event
 
 
 def install(run: Run) -> Handle:
@@ -26,7 +27,7 @@ def install(run: Run) -> Handle:
         _Steps(run),
         # Constructors call this; so the gradients of the first backward have an owner. A wrapper around a public
         # name there would shift the frames that torch's warnings about parameter groups count.
-        Tap(torch.optim.Optimizer, "_patch_step_function", run, Recorder.meets, to_recorder=True),
+        Tap(torch.optim.Optimizer, "_patch_step_function", run, _constructed),
         _clearing(run),
         Tap(torch.nn.Module, "zero_grad", run, _before_module_clear, _after_module_clear),
     )
@@ -37,6 +38,12 @@ def _clearing(run: Run) -> Handle:
         return Tap(torch.optim.Optimizer, "zero_grad", run, _before_clear, _after_clear)
     quick = Recorder.meets, Recorder.zeroed
     return Tap(torch.optim.Optimizer, "zero_grad", run, *quick, rarely=True, to_recorder=True)
+
+
+def _constructed(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    recorder = run.recorder
+    recorder.meets(args, kwargs)
+    recorder.ledger.constructed(args[0], recorder.sites.here(_CONSTRUCTION), recorder.sources.training)
 
 
 class _Steps:

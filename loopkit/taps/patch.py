@@ -39,6 +39,7 @@ class Cell:
 Listener = Callable[[Any, tuple[Any, ...], dict[str, Any]], object]
 """Called with the run, or its recorder, and the arguments of the call."""
 Ending = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], object]
+Failing = Callable[..., None]
 
 
 def ignore(run: Any, *_: Any) -> None:
@@ -54,7 +55,7 @@ class Tap:
         run: the run to report to.
         before: called with the call's arguments before the original.
         after: called with arguments and result once the original returned.
-        failed: called instead of `after` when the original raised.
+        failed: called instead of `after` when the original raised, with the call's arguments and the error.
         rarely: call `before` only in the first updates, and then in one of sixteen: when events are timed.
         to_recorder: the listeners are methods of `Recorder`, called on the run's: a frame less, at every event.
     """
@@ -66,7 +67,7 @@ class Tap:
         run: Run,
         before: Listener = ignore,
         after: Ending = ignore,
-        failed: Callable[[Any], None] = ignore,
+        failed: Failing = ignore,
         *,
         rarely: bool = False,
         to_recorder: bool = False,
@@ -129,7 +130,7 @@ def _around(
     cell: Cell,
     before: Listener,
     after: Ending,
-    failed: Callable[[Any], None],
+    failed: Failing,
     rarely: bool,
     to_recorder: bool,
 ) -> Callable[..., Any]:
@@ -157,7 +158,7 @@ def _around(
         except BaseException as error:
             hide_this_frame(error)
             if failed is not ignore:
-                listen(run, failed, subject)
+                listen(run, failed, subject, args, error)
             raise
         if after is not ignore:
             weight = run.history.weight

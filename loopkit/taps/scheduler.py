@@ -53,13 +53,15 @@ def _began(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     run.recorder.schedulers_open += 1
 
 
-def _failed(run: Run) -> None:
+def _failed(run: Run, *_: object) -> None:
     run.recorder.schedulers_open = max(0, run.recorder.schedulers_open - 1)
 
 
 def _ended(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
     _failed(run)
     _advanced(run, args, kwargs, result)
+    if isinstance(args[0], lr_scheduler.ReduceLROnPlateau):
+        run.recorder.scheduling.followed(args[0], args[1] if len(args) > 1 else kwargs.get("metrics"))
 
 
 def _advanced(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:

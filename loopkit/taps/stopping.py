@@ -7,9 +7,6 @@ the loader anew for ever, and one that calls `next()` itself, where the end of a
 
 from __future__ import annotations
 
-import dis
-import inspect
-import sys
 from threading import get_ident
 from types import FrameType
 from typing import Any
@@ -18,6 +15,7 @@ import torch
 from torch.utils.data import dataloader
 
 from loopkit.run import Run
+from loopkit.taps.consumer import asks_by_next, consumer, is_generator
 from loopkit.taps.patch import Cell, Handle, opaque
 
 _EMPTY = 1000
@@ -76,21 +74,21 @@ class _Stopper:
         sources = run.recorder.sources
         if run.ran_on or not sources.trains(iterator):
             return False
-        consumer = _consumer()
+        asking = consumer()
         why = ""
-        if consumer is not None and _asks_by_next(consumer):
+        if asking is not None and asks_by_next(asking):
             why = "its code calls next() on the DataLoader's iterator, and may not expect that it ends"
         elif sources.number(iterator) > self._passes_before:  # a later pass, which might be begun again and again
-            why = self._endless(run, consumer)
+            why = self._endless(run, asking)
         if why:
             run.runs_on(why)
             return False
-        self._consumer = consumer if consumer is not None and _is_generator(consumer) else None
+        self._consumer = asking if asking is not None and is_generator(asking) else None
         return True
 
-    def _endless(self, run: Run, consumer: FrameType | None) -> str:
+    def _endless(self, run: Run, asking: FrameType | None) -> str:
         """Why no pass over a loader can end the loop; "" when one can."""
-        if consumer is not None and consumer is self._consumer:
+        if asking is not None and asking is self._consumer:
             return "its generator begins the DataLoader anew for ever"
         recorder = run.recorder
         happened = recorder.forwards + recorder.evaluations + recorder.backwards
@@ -109,25 +107,6 @@ def _around(own: Any, cell: Cell, stopper: _Stopper) -> Any:
         return own(self)
 
     return opaque(_next_data, callees=False)
-
-
-def _consumer() -> FrameType | None:
-    """The innermost frame outside torch and loopkit: the loop that wants a batch."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("torch", "loopkit"):
-        frame = frame.f_back
-    return frame
-
-
-def _is_generator(frame: FrameType) -> bool:
-    return bool(frame.f_code.co_flags & inspect.CO_GENERATOR)
-
-
-def _asks_by_next(frame: FrameType) -> bool:
-    """Whether the user's code has a call there, and not a `for`. Installed packages know what an empty pass is."""
-    if "site-packages" in frame.f_code.co_filename or frame.f_lasti < 0:
-        return False
-    return "CALL" in dis.opname[frame.f_code.co_code[frame.f_lasti]]
 
 
 opaque(_Stopper.ends, callees=True)

@@ -488,3 +488,111 @@ def test_no_tensor_of_the_users_is_kept() -> None:
 
     found(loop_of(loss))
     assert all(known() is None for known in gone)
+
+
+# -- tokens without a mask -------------------------------------------------------------------------------
+
+
+class Tagger(nn.Module):
+    """A model that declares its padding and takes no mask."""
+
+    def __init__(self, filler: int | None = PAD) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(VOCABULARY, 8, padding_idx=filler), nn.Linear(8, VOCABULARY)
+
+    def forward(self, words: Tensor) -> Tensor:
+        made: Tensor = self.head(self.embed(words))
+        return made
+
+
+TAG_LENGTHS = (4, 9, 3, 5)
+
+
+def another_index_is_ignored() -> None:
+    torch.manual_seed(0)
+    net, criterion = Tagger(), nn.CrossEntropyLoss(ignore_index=3)
+    optimizer = adamw(net)
+    for _ in range(4):
+        words = batch(*TAG_LENGTHS, end=None)["input_ids"]
+        optimizer.zero_grad()
+        loss = criterion(net(words).flatten(0, 1), words.flatten())
+        loss.backward()
+        optimizer.step()
+
+
+SNAPSHOTS["pad-mask-wrong-index"] = another_index_is_ignored
+Tagging = Callable[[nn.Module, Tensor], Tensor]
+
+
+def tagging(loss: Tagging, filler: int | None = PAD, end: int | None = None) -> Callable[[], None]:
+    def loop() -> None:
+        torch.manual_seed(0)
+        net = Tagger(filler)
+        optimizer = adamw(net)
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss(net, batch(*TAG_LENGTHS, end=end)["input_ids"]).backward()
+            optimizer.step()
+
+    return loop
+
+
+def test_another_ignored_index_is_found_at_the_call_of_the_loss() -> None:
+    (finding,) = found(another_index_is_ignored)
+    assert (finding.severity, finding.confidence) == (Severity.ERROR, Confidence.PROOF)
+    assert finding.place is not None
+    assert finding.place.line == line_of(another_index_is_ignored, "criterion(net(words)")
+    assert "stand where words is 0, the padding_idx of the model" in finding.seen
+    assert "but ignore_index is 3" in finding.seen
+    assert finding.remedy == "give the loss ignore_index=0, the class that fills the targets"
+    assert finding.evidence["padded_targets"] == 15
+
+
+def _ahead(net: nn.Module, words: Tensor, **options: Any) -> Tensor:
+    return cross_entropy(net(words[:, :-1]).flatten(0, 1), words[:, 1:].flatten(), **options)
+
+
+def test_no_ignored_index_is_a_warning() -> None:
+    (finding,) = found(tagging(lambda net, words: cross_entropy(net(words).transpose(1, 2), words)))
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.FACT)
+    (finding,) = found(tagging(_ahead, end=END))
+    assert finding.severity is Severity.WARNING
+
+
+def test_padding_that_stands_for_the_end_is_left_alone() -> None:
+    assert found(tagging(_ahead)) == []
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda net, words: cross_entropy(net(words).transpose(1, 2), words, ignore_index=PAD),
+        lambda net, words: cross_entropy(net(words).transpose(1, 2), words.masked_fill(words == PAD, IGNORED)),
+        lambda net, words: (
+            (cross_entropy(net(words).transpose(1, 2), words, reduction="none") * (words != PAD)).sum()
+            / (words != PAD).sum()
+        ),
+        lambda net, words: cross_entropy(net(words)[words != PAD], words[words != PAD]),
+        lambda net, words: cross_entropy(
+            net(words).transpose(1, 2), words, weight=torch.tensor([0.0, *[1.0] * (VOCABULARY - 1)])
+        ),
+        lambda net, words: cross_entropy(net(words).mean(1), words[:, 0]),
+        lambda net, words: cross_entropy(net(words).transpose(1, 2), (words + torch.arange(9)) % VOCABULARY),
+        lambda net, words: cross_entropy(net(words).transpose(1, 2), words * 0),  # one class everywhere
+    ],
+)
+def test_padding_that_counts_nowhere_is_left_alone(loss: Tagging) -> None:
+    assert found(tagging(loss)) == []
+
+
+def test_a_model_that_declares_no_padding_is_left_alone() -> None:
+    assert found(tagging(lambda net, words: cross_entropy(net(words).transpose(1, 2), words), None)) == []
+
+
+def test_an_id_that_stands_inside_of_sequences_is_no_padding() -> None:
+    def loss(net: nn.Module, words: Tensor) -> Tensor:
+        words = words.clone()
+        words[:, 1] = PAD
+        return cross_entropy(net(words).transpose(1, 2), words)
+
+    assert found(tagging(loss)) == []

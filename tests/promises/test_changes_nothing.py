@@ -163,6 +163,17 @@ def test_watched_equals_bare_bit_for_bit(loop: Loop) -> None:
     assert same(bare, watched)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=25)
+@given(loops)
+def test_probes_change_nothing_either(loop: Loop) -> None:
+    bare = train(loop)
+    with loopkit.watch(skip=["console"], probe=True) as run:
+        watched = train(loop)
+    assert not run.failures
+    assert same(bare, watched)
+
+
 def test_the_comparison_sees_one_bit() -> None:
     one = torch.tensor([1.0, float("nan")])
     other = one.clone()

@@ -14,7 +14,7 @@ class LossNotDecreasing:
     What it looks for
         When the run ends, in the training loss that was logged as "train/loss": a curve that has been flat since its
         first half at more than 0.8 of its first value; or, in runs of 200 updates and more, the last eight values or
-        more the same to the last bit, which no change of the weights would leave them.
+        more the same to the last bit, which no change of the weights would leave them (thresholds `updates`, `same`).
 
     Why that hurts
         The model learns nothing, or next to nothing, and the run costs as much as one that does.

@@ -33,7 +33,7 @@ class TrainValGap:
     Left alone
         A validation loss below training's by less than ten times, which dropout, augmentation and label smoothing
         make; one that stays level above training's; a rise that may be noise. A rise of less than half, or in fewer
-        than six evaluations, is only said (info), and so is a loss that is too low.
+        than six evaluations (thresholds `rise`, `evaluations`), is only said (info), as is a loss that is too low.
 
     What it costs
         One call a logged number; tensors among them are copied and read 64 at a time. The rest when the run ends.

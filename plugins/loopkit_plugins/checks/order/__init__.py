@@ -1,6 +1,6 @@
 """Checks of the order of backward, step, scheduler and zero_grad."""
 
-CHECKS = (
+CHECKS: tuple[str, ...] = (
     "loopkit_plugins.checks.order.backward_counted_twice:BackwardCountedTwice",
     "loopkit_plugins.checks.order.clip_misplaced:ClipMisplaced",
     "loopkit_plugins.checks.order.cross_optimizer_grad_leak:CrossOptimizerGradLeak",

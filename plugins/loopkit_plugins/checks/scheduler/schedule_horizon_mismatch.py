@@ -224,8 +224,8 @@ def _inside_warmup(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
 def _still(life: ScheduleReading, pace: _Pace) -> _Verdict | None:
     """The schedule was over before the run was, at a rate of 0."""
     shape, share = life.shape, life.share()
-    if share is None or share > 1e-9 or shape.decays or shape.climbs:
-        return None
+    if share is None or share > 1e-9 or shape.decays or shape.climbs or pace.dead == 1:
+        return None  # a rate that was 0 from the beginning is another rule's
     end = shape.horizon if shape.horizon is not None and not shape.levels else pace.dead
     still = 0 if end is None else round(life.steps * (life.advances - end) / life.advances)
     if still < _STILL or 10 * still < life.steps:

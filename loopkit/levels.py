@@ -1,0 +1,174 @@
+"""Losses of a few updates beside what a model would lose that has learned nothing but how frequent each target is.
+
+Sampled evenly over a run, 16 to 32 times: the loss that is sent backward, and what its node has saved of the targets.
+Both are kept on their device and read together when somebody asks. A model that ignores its inputs can do no better
+than the frequencies of the classes (cross-entropy), or the mean (squared error): that is the chance level. It is that
+of the very batches whose losses were sampled, so it has no noise of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from loopkit.unseen import unseen
+
+if TYPE_CHECKING:
+    from loopkit.lossgraph import LossGraph
+
+_MOST = 32
+"""Samples that are kept; then every other one goes, and half as many are taken."""
+_CLASSES, _TARGETS = 256, 1 << 18
+"""Of more classes, or more targets at once, nothing is counted."""
+_SQUARES = "MseLoss"
+_BINARY = ("BinaryCrossEntropy", "BinaryCrossEntropyWithLogits")
+
+
+class Level(NamedTuple):
+    """One sampled loss.
+
+    Args:
+        update: which update of the run it belongs to, from 0.
+        loss: without constant factors.
+        chance: what a model would lose on this batch that knows the targets of all samples, and not its input; None
+            where that is not known.
+        kind: the operation that made the loss.
+        counts: targets of each class in the batch; of a squared error: how many, their sum, and that of their squares.
+    """
+
+    update: int
+    loss: float
+    chance: float | None
+    kind: str
+    counts: tuple[float, ...]
+
+
+class _Sample(NamedTuple):
+    update: int
+    loss: Tensor
+    factors: tuple[tuple[Any, bool], ...]
+    kind: str
+    counts: Tensor | None
+
+
+class Levels:
+    """Samples losses.
+
+    Attributes:
+        due: updates after which the next one is sampled.
+        alone: no update that was sampled had a second optimizer.
+    """
+
+    def __init__(self) -> None:
+        self.due = 0
+        self.alone = True
+        self._stride = 1
+        self._samples: list[_Sample] = []
+
+    def sample(self, root: Any, update: int, graph: LossGraph, owners: int) -> None:
+        """A loss is sent backward in an update that is sampled."""
+        self.due = update + self._stride
+        self.alone &= owners <= 1
+        if type(root) is not Tensor or root.numel() != 1 or root.is_meta or not root.is_floating_point():
+            return
+        node, factors, scaled = graph.behind(root)
+        if scaled:
+            return
+        with unseen(), torch.no_grad():
+            kind = node.name().partition("Backward")[0] if node is not None else ""
+            counts = None if graph.is_hooked(node) else _counts(node, kind)
+            self._samples.append(_Sample(update, root.detach().reshape(()).clone(), tuple(factors), kind, counts))
+        if len(self._samples) >= _MOST:
+            del self._samples[1::2]
+            self._stride *= 2
+            self.due = self._samples[-1].update + self._stride
+
+    def read(self) -> list[Level]:
+        """The samples so far, in order; waits for the device."""
+        if not self._samples:
+            return []
+        with unseen(), torch.no_grad():
+            losses = [sample.loss.float().cpu() for sample in self._samples]
+            rows = [None if each.counts is None else tuple(each.counts.tolist()) for each in self._samples]
+        known = [row for row in rows if row is not None]
+        pooled = [math.fsum(column) for column in zip(*known, strict=True)] if len({*map(len, known)}) == 1 else []
+        return [
+            Level(
+                sample.update,
+                float(loss) / _product(sample.factors),
+                _chance(sample.kind, row, pooled) if row is not None and pooled else None,
+                sample.kind,
+                row or (),
+            )
+            for sample, loss, row in zip(self._samples, losses, rows, strict=True)
+        ]
+
+
+def _counts(node: Any, kind: str) -> Tensor | None:
+    """What is needed of a batch's targets to know the chance level; None where that is none of its kind."""
+    if node is None or getattr(node, "_saved_reduction", None) != 1:
+        return None
+    target: Any = None
+    with suppress(RuntimeError):  # an earlier backward has freed it: this one is about to fail
+        target = getattr(node, "_saved_target", None)
+    if type(target) is not Tensor or not 0 < target.numel() <= _TARGETS or target.is_meta:
+        return None
+    if kind == "NllLoss":
+        return _classes(node, target)
+    if target.numel() != len(target) or getattr(node, "_saved_weight", None) is not None:
+        return None
+    flat = target.reshape(-1).double() if target.device.type != "mps" else target.reshape(-1)
+    if kind in _BINARY and getattr(node, "_saved_pos_weight", None) is None:
+        return torch.stack([(1 - flat).sum(), flat.sum()])
+    if kind == _SQUARES:
+        return torch.stack([torch.ones_like(flat).sum(), flat.sum(), (flat * flat).sum()])
+    return None
+
+
+def _classes(node: Any, target: Tensor) -> Tensor | None:
+    given = node._saved_self
+    if target.dim() != 1 or given.dim() != 2 or given.shape[1] > _CLASSES or node._saved_weight is not None:
+        return None
+    if _is_sequence(node):
+        return None
+    return (target[:, None] == torch.arange(given.shape[1], device=target.device)).sum(0)
+
+
+def _is_sequence(node: Any) -> bool:
+    """Whether rows of logits were cut out of sequences: next to their neighbours, frequencies are no chance level."""
+    for _ in range(3):
+        inputs = node.next_functions
+        node = inputs[0][0] if inputs else None
+        if node is None:
+            return False
+        sizes = getattr(node, "_saved_self_sym_sizes", ())
+        if len(sizes) > 2:
+            return True
+    return False
+
+
+def _chance(kind: str, row: Sequence[float], pooled: Sequence[float]) -> float | None:
+    """The loss on one batch of a model that knows what is pooled of all, and nothing else."""
+    if kind == _SQUARES:
+        mean = pooled[1] / pooled[0]
+        return row[2] / row[0] - 2 * mean * row[1] / row[0] + mean * mean
+    total, here = math.fsum(pooled), math.fsum(row)
+    if total <= 0 or here <= 0:
+        return None
+    return (
+        -math.fsum(count * math.log(of_all / total) for count, of_all in zip(row, pooled, strict=True) if count)
+        / here
+    )
+
+
+def _product(factors: Sequence[tuple[Any, bool]]) -> float:
+    product = 1.0
+    for value, inverse in factors:
+        number = float(value)
+        product = product / number if inverse and number else product * number
+    return product or math.nan
