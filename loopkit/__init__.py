@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from loopkit.schedule import Epochs as Epochs
     from loopkit.schedule import ScheduleReading as ScheduleReading
     from loopkit.schedule import Shape as Shape
+    from loopkit.shards import Shard as Shard
     from loopkit.shares import Shares as Shares
     from loopkit.silence import Silence as Silence
     from loopkit.strays import Missed as Missed
@@ -179,10 +180,11 @@ _PLACES = {
     "copied": "rehearsal",
     "tensors": "rehearsal",
     "Origin": "replay",
-    "Run": "run",
     "Scales": "scaling",
     "Lapse": "replicas",
     "Replicas": "replicas",
+    "Run": "run",
+    "Shard": "shards",
     "Shares": "shares",
     "Silence": "silence",
     "Spread": "lossnodes",

@@ -178,6 +178,8 @@ def state_loaded(run: Run, owner: Any, state: Any, outcome: Any, site: Site) -> 
     returned, of a module its missing and unexpected keys; of an optimizer the names that the parameters of each group
     had before. Cost: one call a load.
     """
+
+
 def generator_seeded(run: Run, seed: Any, site: Site) -> Answer:
     """`torch.manual_seed` or `torch.seed` was called at `site`, by whatever name. Cost: one call a seed."""
 

@@ -130,7 +130,7 @@ class Recorder(Phases):
         self.forwards += 1
         if self.losses.walking:
             self._entered(module, args, kwargs)
-            self.replicas.forward_began(module, self.backwards, self.steps, self.sites)
+            self.replicas.forward_began(module, (args, kwargs), self.backwards, self.steps, self.sites)
             self.losses.levels.site = self.sites.here(FORWARD, brief=True)
         ledger = self.ledger
         ledger.now.tick += 1

@@ -21,7 +21,7 @@ from loopkit.twins import Twins
 EVALUATIONS = frozenset({"evaluation_started", "evaluation_finished", "metric_logged"})
 """Hooks for whose sake evaluations are inferred."""
 _PASSES = frozenset({"loader_started", "loader_exhausted"})
-_MADE, _ASKED = 40, 41
+_MADE, _ASKED, _SHARED = 40, 41, 53
 """Stand for these calls among those whose last site is remembered; events of an update have smaller numbers."""
 
 
@@ -57,6 +57,10 @@ def _restarted(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: 
 def _pass_began(run: Run, iterator: Any, loader: Any) -> None:
     run.recorder.pass_began(iterator, loader)
     run.recorder.epoch_began(loader)
+    recorder = run.recorder
+    if recorder.replicas.wraps:
+        site = recorder.replicas.batches_at = recorder.sites.here(_SHARED)
+        recorder.replicas.shards.began(loader, site, recorder)
     if _PASSES & run.heard:
         site = run.recorder.sites.here(_MADE, brief=True)
         feed = run.recorder.feeds.began(iterator, loader, site, run.recorder.ledger.owners())

@@ -1,5 +1,3 @@
 """Checks of the comments that speak to loopkit."""
 
-CHECKS: tuple[str, ...] = (
-    "loopkit_plugins.checks.comments.unused_silence:UnusedSilence",
-)
+CHECKS: tuple[str, ...] = ("loopkit_plugins.checks.comments.unused_silence:UnusedSilence",)
