@@ -180,6 +180,7 @@ def state_loaded(run: Run, owner: Any, state: Any, outcome: Any, site: Site) -> 
     """
 
 
+@hookspec
 def generator_seeded(run: Run, seed: Any, site: Site) -> Answer:
     """`torch.manual_seed` or `torch.seed` was called at `site`, by whatever name. Cost: one call a seed."""
 
