@@ -150,11 +150,13 @@ def _sums(before: Tensor, now: Tensor, grad: Tensor) -> Tensor:
     sample = sample_of(grad).float()
     fed = sample != 0
     old, new = before.float(), now.float()
+    wide = torch.float32 if grad.dtype in (torch.float16, torch.bfloat16) else None  # torch never narrows in a norm
+    norm = torch.linalg.vector_norm(grad.detach(), dtype=wide)
     numbers = (
         fed.sum(),
         (fed & (before != now)).sum(),
         (fed & (sample.abs() < _SUBNORMAL)).sum(),
-        torch.linalg.vector_norm(grad.detach(), dtype=torch.float32).square() / grad.numel(),
+        norm.float().square() / grad.numel(),
         old.square().mean(),
         (new - old).square().mean(),
     )

@@ -37,6 +37,9 @@ _OWNERS: tuple[Any, ...] = (
     *(value for value in vars(lr_scheduler).values() if inspect.isclass(value)),
 )
 
+_DYNAMOS = ("__init__", "__setstate__")
+"""What Dynamo itself wraps when it compiles the first module of a process."""
+
 
 def picture() -> dict[str, object]:
     """Every attribute of the patched modules and classes, every `__call__` of a module class, every hook table."""
@@ -50,7 +53,7 @@ def picture() -> dict[str, object]:
     }
     for owner in _OWNERS:
         for name, value in vars(owner).items():
-            if callable(value):
+            if callable(value) and not (owner is torch.nn.Module and name in _DYNAMOS):
                 seen[f"{owner.__name__}.{name}"] = value
     for cls in _module_classes():
         for name in ("__call__", "train", "zero_grad", "state_dict", "load_state_dict"):

@@ -101,7 +101,7 @@ def test_found_in_a_hidden_state_that_is_carried_over_a_step() -> None:
             loss_of(hidden, y).backward(retain_graph=True)
             optimizer.step()
 
-    (finding,) = find(loop)
+    (finding,) = [each for each in find(loop) if each.rule == "stale-graph-backward"]
     assert "4 of 4 parameters" in finding.seen
 
 
@@ -222,7 +222,7 @@ def test_silent_on_a_rate_of_zero_and_on_a_step_that_was_skipped() -> None:
             (loss_of(out, y) + next(net.parameters()).square().sum()).backward()
             optimizer.step()
 
-    assert rules(rate) == []
+    assert "stale-graph-backward" not in rules(rate)
     assert "stale-graph-backward" not in rules(skipped)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import sys
 from typing import Any
 
 import pytest
@@ -80,7 +81,8 @@ def test_the_loss_is_read_every_so_many_batches(monkeypatch: pytest.MonkeyPatch)
     own = torch.Tensor.__float__
 
     def read(self: torch.Tensor) -> float:
-        reads.append(1)
+        if sys._getframe(1).f_code.co_filename.endswith("progress.py"):
+            reads.append(1)
         return own(self)
 
     monkeypatch.setattr(torch.Tensor, "__float__", read)
