@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from loopkit.batching import batches as batches
     from loopkit.callsite import CallSites as CallSites
     from loopkit.callsite import Site as Site
+    from loopkit.checkpoints import Checkpoints as Checkpoints
+    from loopkit.checkpoints import PartKind as PartKind
+    from loopkit.checkpoints import ReadCheckpoint as ReadCheckpoint
+    from loopkit.checkpoints import SavedPart as SavedPart
+    from loopkit.checkpoints import file_named as file_named
+    from loopkit.checkpoints import part_of as part_of
     from loopkit.criteria import Criteria as Criteria
     from loopkit.criteriaheard import CriteriaHeard as CriteriaHeard
     from loopkit.criterionreading import BatchReading as BatchReading
@@ -24,11 +30,14 @@ if TYPE_CHECKING:
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
     from loopkit.curves import read_curves as read_curves
+    from loopkit.draws import Draws as Draws
+    from loopkit.effect import Effect as Effect
     from loopkit.errors import LoopkitError as LoopkitError
     from loopkit.errors import PluginError as PluginError
     from loopkit.errors import StopTraining as StopTraining
     from loopkit.errors import UsageError as UsageError
     from loopkit.feeds import Feed as Feed
+    from loopkit.feeds import Feeds as Feeds
     from loopkit.finding import Confidence as Confidence
     from loopkit.finding import Finding as Finding
     from loopkit.finding import Place as Place
@@ -37,7 +46,13 @@ if TYPE_CHECKING:
     from loopkit.finiteness import Finiteness as Finiteness
     from loopkit.habit import Habit as Habit
     from loopkit.hookspecs import hookimpl as hookimpl
+    from loopkit.kept import Kept as Kept
+    from loopkit.kept import KeptGraphs as KeptGraphs
     from loopkit.ledger import Ledger as Ledger
+    from loopkit.levels import AtChance as AtChance
+    from loopkit.levels import Level as Level
+    from loopkit.levels import Levels as Levels
+    from loopkit.levels import at_chance as at_chance
     from loopkit.lineage import Line as Line
     from loopkit.logbook import History as History
     from loopkit.loop import Loop as Loop
@@ -53,9 +68,11 @@ if TYPE_CHECKING:
     from loopkit.metrics import log as log
     from loopkit.models import Models as Models
     from loopkit.modereading import Draw as Draw
+    from loopkit.modereading import Evaluated as Evaluated
     from loopkit.modereading import ForwardReading as ForwardReading
     from loopkit.modereading import FrozenNorm as FrozenNorm
     from loopkit.modereading import ModeChange as ModeChange
+    from loopkit.modereading import Recomputed as Recomputed
     from loopkit.modereading import TrainReading as TrainReading
     from loopkit.modes import Modes as Modes
     from loopkit.moves import Move as Move
@@ -73,10 +90,15 @@ if TYPE_CHECKING:
     from loopkit.schedule import Epochs as Epochs
     from loopkit.schedule import ScheduleReading as ScheduleReading
     from loopkit.schedule import Shape as Shape
+    from loopkit.shards import Shard as Shard
     from loopkit.shares import Shares as Shares
     from loopkit.silence import Silence as Silence
     from loopkit.strays import Missed as Missed
     from loopkit.strays import Stray as Stray
+    from loopkit.symmetry import Symmetry as Symmetry
+    from loopkit.symmetry import Twins as Twins
+    from loopkit.units import LayerUnits as LayerUnits
+    from loopkit.units import Units as Units
     from loopkit.update import Clipped as Clipped
     from loopkit.update import ClipReading as ClipReading
     from loopkit.update import Event as Event
@@ -107,15 +129,24 @@ _PLACES = {
     "DoorReading": "criterionreading",
     "NearReading": "criterionreading",
     "Seen": "criterionreading",
+    "Checkpoints": "checkpoints",
+    "PartKind": "checkpoints",
+    "ReadCheckpoint": "checkpoints",
+    "SavedPart": "checkpoints",
+    "file_named": "checkpoints",
+    "part_of": "checkpoints",
     "CurveLog": "curvelog",
     "CurveKind": "curvereading",
     "CurveReading": "curvereading",
     "read_curves": "curves",
+    "Effect": "effect",
+    "Draws": "draws",
     "LoopkitError": "errors",
     "PluginError": "errors",
     "StopTraining": "errors",
     "UsageError": "errors",
     "Feed": "feeds",
+    "Feeds": "feeds",
     "Confidence": "finding",
     "Finding": "finding",
     "Place": "finding",
@@ -125,13 +156,17 @@ _PLACES = {
     "hookimpl": "hookspecs",
     "Habit": "habit",
     "History": "logbook",
+    "Kept": "kept",
+    "KeptGraphs": "kept",
     "Ledger": "ledger",
     "Line": "lineage",
     "Loop": "loop",
     "Draw": "modereading",
+    "Evaluated": "modereading",
     "ForwardReading": "modereading",
     "FrozenNorm": "modereading",
     "ModeChange": "modereading",
+    "Recomputed": "modereading",
     "TrainReading": "modereading",
     "Models": "models",
     "Modes": "modes",
@@ -145,10 +180,11 @@ _PLACES = {
     "copied": "rehearsal",
     "tensors": "rehearsal",
     "Origin": "replay",
-    "Run": "run",
     "Scales": "scaling",
     "Lapse": "replicas",
     "Replicas": "replicas",
+    "Run": "run",
+    "Shard": "shards",
     "Shares": "shares",
     "Silence": "silence",
     "Spread": "lossnodes",
@@ -156,6 +192,8 @@ _PLACES = {
     "Epochs": "schedule",
     "ScheduleReading": "schedule",
     "Shape": "schedule",
+    "Symmetry": "symmetry",
+    "Twins": "symmetry",
     "Clipped": "update",
     "ClipReading": "update",
     "Event": "update",
@@ -172,11 +210,17 @@ _PLACES = {
     "SchedulerReading": "update",
     "StepReading": "update",
     "UnusedLoss": "lossnodes",
+    "LayerUnits": "units",
+    "Units": "units",
     "UnscaleReading": "update",
     "Update": "update",
     "Wipe": "update",
     "current_run": "watching",
     "log": "metrics",
+    "AtChance": "levels",
+    "Level": "levels",
+    "Levels": "levels",
+    "at_chance": "levels",
     "watch": "watching",
     "Window": "windows",
     "Windows": "windows",

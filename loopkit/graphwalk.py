@@ -120,8 +120,8 @@ class Walk:
         """How many matrix products and convolutions of the graph were made in this type."""
         return sum([made_of(node) == kind for node in self.nodes if node.name().startswith(_PRODUCTS)])
 
-    def reach(self, owner: Owner, missed: tuple[Missed, ...]) -> Reach:
-        """How the walked loss reaches one optimizer's parameters; `missed` is what was never reached."""
+    def reach(self, owner: Owner, missed: tuple[Missed, ...], idle: int) -> Reach:
+        """How the walked loss reaches one optimizer's parameters; `Reach` says what `missed` and `idle` are."""
         trainable = [each for each in owner.parameters() if each.requires_grad]
         met = [leaf for each in trainable if (leaf := self.leaves.get(id(each))) is not None]
         moved = [(leaf, at) for leaf, at in self._moved(owner) if at]
@@ -136,6 +136,8 @@ class Walk:
             current=sum(leaf.newest >= at for leaf, at in moved),
             step=owner.last_site if stale else None,
             missed=missed,
+            idle=idle,
+            made=owner.made,
         )
 
     def _moved(self, owner: Owner) -> Iterator[tuple[Leaf, int]]:

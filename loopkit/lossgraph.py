@@ -127,7 +127,7 @@ class LossGraph:
         return read
 
     def behind(self, root: Tensor) -> tuple[Node, list[tuple[Any, bool]], bool]:
-        """The first node that does more than scale the loss, the constants before it, and whether a GradScaler's is."""
+        """The first node that does more than scale the loss; the constants before it; is one a GradScaler's?"""
         read = RawLoss()
         return *self._down(root.grad_fn, read), read.scaled
 

@@ -70,6 +70,8 @@ class Reach:
         step: the optimizer's last step, where any are stale.
         changed: how many were changed through `.data` since the forward that used them, of the few that are sampled.
         missed: modules all of whose parameters it owns and has never stepped, and which this loss does not reach.
+        idle: how many parameters came to it after others of it had been trained, if all that came then is frozen.
+        made: where it was constructed, if that was heard.
     """
 
     optimizer: str
@@ -82,6 +84,8 @@ class Reach:
     step: Site | None
     changed: int = 0
     missed: tuple[Missed, ...] = ()
+    idle: int = 0
+    made: Site | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,7 @@ class LossReading:
         repeats: which backward of this update, from 0, had sent the same loss, or a part of the sum that it is.
         retained: its graph was kept (`retain_graph`).
         double: a graph of the backward itself was asked for (`create_graph`).
+        spare: the backward just before this one kept its graph (`retain_graph`), and this one uses none made by then.
         selective: it adds only to the tensors it was told to (`inputs`).
         nodes: the loss functions in its graph.
         swapped: calls of loss functions since the backward before that were given a target with a graph and a
@@ -135,6 +140,7 @@ class LossReading:
     nodes: tuple[LossNode, ...] = ()
     swapped: tuple[Swapped, ...] = ()
     unused: tuple[UnusedLoss, ...] = ()
+    spare: bool = False
     dtype: str = ""
     autocast: str = ""
     casts: tuple[tuple[str, int], ...] = ()

@@ -32,6 +32,11 @@ def is_modal(module: nn.Module) -> bool:
     return is_norm(module) or (isinstance(module, nn.RReLU) and module.lower != module.upper)
 
 
+def rate(module: nn.Module) -> float:
+    """The probability of a dropout; 0 of anything else."""
+    return float(module.p) if isinstance(module, _DropoutNd) else 0.0
+
+
 def modal(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The layers inside `root` that depend on their mode, with their names."""
     for name, module in root.named_modules(prefix=type(root).__name__):

@@ -22,6 +22,8 @@ class ModeChange:
         training: the mode it was put in.
         site: where.
         backwards: of the run, before it.
+        evaluations, forwards: forwards without and with gradients, before it.
+        steps: executed, before it.
         ends_evaluation: it ended one: the module was in evaluation mode, and had been called without gradients.
         first: what the module did first in that mode: "evaluated", "trained", or "" for nothing yet.
     """
@@ -31,8 +33,27 @@ class ModeChange:
     training: bool
     site: Site
     backwards: int
+    evaluations: int
+    forwards: int
+    steps: int
     ends_evaluation: bool = False
     first: str = ""
+
+
+class Evaluated(NamedTuple):
+    """A trained model was called with gradients on while it was in evaluation mode, and no backward followed.
+
+    Args:
+        model: its class.
+        site: where it was put in that mode.
+        forwards: how many calls there were.
+        steps: executed before it.
+    """
+
+    model: str
+    site: Site
+    forwards: int
+    steps: int
 
 
 class Draw(NamedTuple):
@@ -124,6 +145,20 @@ class FrozenNorm(NamedTuple):
     ratio: float
 
 
+class Recomputed(NamedTuple):
+    """Batch normalisations whose statistics moved once more while gradients were computed.
+
+    Args:
+        layers: their names.
+        backward: where gradients were computed.
+        steps: executed before it.
+    """
+
+    layers: tuple[str, ...]
+    backward: Site
+    steps: int
+
+
 @dataclass(frozen=True, slots=True)
 class TrainReading:
     """A backward that trains an outermost module, in an update whose graphs are walked.
@@ -142,7 +177,8 @@ class TrainReading:
         change: the last call of `train()` or `eval()` that reached the module.
         norms: for each batch normalisation in the graph that used the statistics of its batch, the size of the
             batch and the values a channel.
-        before: readings of this module before, that found it in training mode.
+        dropouts: the dropouts among the awake layers, each with its probability.
+        given: the first dimension of what the module was called with; 0 if that is not known.
     """
 
     number: int
@@ -157,4 +193,5 @@ class TrainReading:
     blank: int
     change: ModeChange | None
     norms: tuple[tuple[int, int], ...]
-    before: int
+    dropouts: tuple[tuple[str, float], ...]
+    given: int

@@ -9,20 +9,19 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
-from loopkit.modal import batches_seen, is_norm, modal, trainable
+from loopkit.calls import Called, Row, evaluated, holds, tensor_of
+from loopkit.modal import batches_seen, is_norm, modal, rate, trainable
 from loopkit.models import unwrapped
-from loopkit.modereading import Draw, ForwardReading, FrozenNorm, ModeChange, TrainReading
-from loopkit.norms import Norms, is_blank, sizes
+from loopkit.modereading import Draw, Evaluated, ForwardReading, FrozenNorm, ModeChange, Recomputed, TrainReading
+from loopkit.norms import Norms, Recounts, is_blank, sizes
 from loopkit.untouched import Untouched
 
 if TYPE_CHECKING:
-    from loopkit.callsite import Site
     from loopkit.graphwalk import Walk
     from loopkit.recorder import Recorder
 
@@ -50,21 +49,6 @@ class Ears(Protocol):
         """No more; what was heard is returned."""
 
 
-class _Row:
-    """Forwards of one module without gradients and with no backward in between; and how many such rows there were."""
-
-    __slots__ = ("backwards", "batches", "calls", "given", "looks", "module", "reading", "rows", "since", "steps")
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = weakref.ref(module)
-        self.backwards = -1
-        self.rows = self.calls = self.looks = 0
-        self.steps = self.since = 0
-        self.batches = 0
-        self.given: Callable[[], object] | None = None
-        self.reading: ForwardReading | None = None
-
-
 class Modes:
     """Remembers modes, and reads forwards without gradients.
 
@@ -79,14 +63,15 @@ class Modes:
         self.error: Exception | None = None
         self._changes: dict[int, ModeChange] = {}
         self._fresh_changes: list[ModeChange] = []  # nothing was done yet in the mode
-        self._rows: dict[int, _Row] = {}
-        self._open: tuple[_Row, dict[str, tuple[nn.Module, int]]] | None = None
+        self._rows: dict[int, Row] = {}
+        self._open: tuple[Row, dict[str, tuple[nn.Module, int]]] | None = None
         self._forwards: deque[ForwardReading] = deque(maxlen=_KEPT)
         self._trainings: deque[TrainReading] = deque(maxlen=_KEPT)
-        self._forward: dict[int, tuple[Callable[[], nn.Module | None], bool, Site]] = {}
-        self._in_training: dict[int, int] = {}
+        self._forward: dict[int, Called] = {}
+        self._evaluated: list[Evaluated] = []
         self._numbers = 0
         self._norms = Norms()
+        self._recounts = Recounts()
         self._untouched = Untouched()
 
     # -- what checks ask ---------------------------------------------------------------------------------
@@ -103,6 +88,16 @@ class Modes:
     def trains_on(self, reading: ForwardReading) -> bool:
         """Whether the loader of a reading's batch is by now known to train."""
         return self._recorder().sources.has_trained(reading.loader)
+
+    def evaluated_with_gradients(self, *, final: bool = False) -> list[Evaluated]:
+        """Evaluations with gradients on since this was last asked; if `final`, also those that go on."""
+        told, self._evaluated = self._evaluated, []
+        last = self._changes.values() if final else ()
+        return told + [each for change in last for each in evaluated(change, self._recorder())]
+
+    def recomputed(self) -> list[Recomputed]:
+        """Batch normalisations whose statistics moved in a backward, since this was last asked."""
+        return self._recounts.told()
 
     def frozen_norms(self) -> list[FrozenNorm]:
         """Frozen batch normalisations whose statistics follow the data. Reads the device, once."""
@@ -123,10 +118,15 @@ class Modes:
             training=module.training,
             site=recorder.sites.here(_CHANGE),
             backwards=recorder.backwards,
+            evaluations=recorder.evaluations,
+            forwards=recorder.forwards,
+            steps=recorder.steps,
             ends_evaluation=module.training
             and before is not None
             and (before.first == "evaluated" if not before.training else before.ends_evaluation and not before.first),
         )
+        if before is not None and module.training:
+            self._evaluated += evaluated(before, recorder)
         if before is None and len(self._changes) >= _KEPT:
             del self._changes[next(iter(self._changes))]
         self._changes.pop(key, None)
@@ -156,26 +156,32 @@ class Modes:
         reading.recalibrates |= any(getattr(norm, "momentum", 0) is None for _, norm in moved)
         reading.draws += draws
 
-    def trains(self, module: nn.Module) -> None:
+    def trains(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """An outermost module is called with gradients, in an update whose graphs are walked."""
         if self.ears is None or self.error is not None:
             return
-        module = unwrapped(module)
-        self._forward[id(module)] = weakref.ref(module), module.training, self._recorder().sites.here(_TRAINING)
+        module, given = unwrapped(module), tensor_of(args)
+        batch = given.shape[0] if given is not None and given.dim() else 0
+        site = self._recorder().sites.here(_TRAINING)
+        if module.training:
+            self._norms.meet(module)
+        self._forward[id(module)] = Called(weakref.ref(module), module.training, site, batch)
 
     def sent(self, walk: Walk) -> None:
         """A walked loss is sent backward: the modules it trains were in these modes."""
-        for key, (known, training, forward) in list(self._forward.items()):
-            root = known()
+        for key, called in list(self._forward.items()):
+            root = called.module()
             if root is None:
                 del self._forward[key]
             elif any(id(each) in walk.leaves for each in root.parameters()):
-                self._trained(root, training, forward, walk)
+                self._trained(root, called, walk)
                 self._resolve(root, "trained")
 
     def update_closed(self) -> None:
         """What was called in it is not what the next one trains."""
         self._forward.clear()
+        if self.recorder is not None:
+            self._recounts.after(self.recorder)
 
     # -- inside ------------------------------------------------------------------------------------------
 
@@ -200,34 +206,34 @@ class Modes:
         self._look(root, row, args, recorder)
         return True
 
-    def _row(self, root: nn.Module) -> _Row:
+    def _row(self, root: nn.Module) -> Row:
         row = self._rows.get(id(root))
         if row is None or row.module() is not root:
             self._rows.pop(id(root), None)
             if len(self._rows) >= _KEPT:
                 del self._rows[next(iter(self._rows))]
-            row = self._rows[id(root)] = _Row(root)
+            row = self._rows[id(root)] = Row(root)
         return row
 
     def _resolve(self, root: nn.Module, what: str) -> bool:
-        """Something was done with a module: note it with the changes that had put it in its mode, if there are any."""
+        """Something was done with a module: note it with the changes that had put it in its mode, if any."""
         found = False
         for change in list(self._fresh_changes):
             module = change.module()
-            if module is None or _holds(module, root):
+            if module is None or holds(module, root):
                 self._fresh_changes.remove(change)
                 # A backward may have come that was not walked.
                 change.first = "trained" if self._recorder().backwards > change.backwards else what
                 found = True
         return found
 
-    def _compare(self, row: _Row, args: tuple[Any, ...], recorder: Recorder) -> None:
+    def _compare(self, row: Row, args: tuple[Any, ...], recorder: Recorder) -> None:
         reading = row.reading
         assert reading is not None
         reading.calls = row.calls
         if not reading.awake and not reading.draws:
             return
-        given = _tensor(args)
+        given = tensor_of(args)
         same = row.given is not None and given is not None and row.given() is given
         if same or (recorder.batches == row.batches and recorder.source and reading.fresh):
             reading.repeated = True
@@ -235,24 +241,24 @@ class Modes:
             reading.batches += 1
         self._remember(row, given, recorder)
 
-    def _remember(self, row: _Row, given: torch.Tensor | None, recorder: Recorder) -> None:
+    def _remember(self, row: Row, given: torch.Tensor | None, recorder: Recorder) -> None:
         row.given = weakref.ref(given) if given is not None else None
         row.batches = recorder.batches
 
-    def _look(self, root: nn.Module, row: _Row, args: tuple[Any, ...], recorder: Recorder) -> None:
+    def _look(self, root: nn.Module, row: Row, args: tuple[Any, ...], recorder: Recorder) -> None:
         assert self.ears is not None
         awake = [(name, layer) for name, layer in modal(root) if layer.training]
         if row.reading is None:
             row.looks += 1
             row.reading = self._read(root, row, tuple(name for name, _ in awake), recorder)
             self._forwards.append(row.reading)
-            self._remember(row, _tensor(args), recorder)
+            self._remember(row, tensor_of(args), recorder)
         row.reading.still = row.reading.still and not any(each.training for each in root.modules())
         versions = {name: (layer, batches_seen(layer)) for name, layer in awake if is_norm(layer)}
         self._open = row, versions
         self.ears.open()
 
-    def _read(self, root: nn.Module, row: _Row, awake: tuple[str, ...], recorder: Recorder) -> ForwardReading:
+    def _read(self, root: nn.Module, row: Row, awake: tuple[str, ...], recorder: Recorder) -> ForwardReading:
         owned = {id(each) for owner in self._recorder().ledger.owners() for each in owner.parameters()}
         parameters = list(root.parameters())
         is_owned = any(id(each) in owned or id(each) in self._recorder().ledger.once_owned for each in parameters)
@@ -291,12 +297,12 @@ class Modes:
         """The last call of `train()` or `eval()` that reached a module."""
         for change in reversed(self._changes.values()):
             module = change.module()
-            if module is not None and _holds(module, root):
+            if module is not None and holds(module, root):
                 return change
         return None
 
-    def _trained(self, root: nn.Module, training: bool, forward: Site, walk: Walk) -> None:
-        recorder = self._recorder()
+    def _trained(self, root: nn.Module, called: Called, walk: Walk) -> None:
+        recorder, training = self._recorder(), called.training
         layers = list(trainable(root))
         asleep = [(name, layer) for name, layer in layers if not layer.training]
         owned = {id(each) for owner in self._recorder().ledger.owners() for each in owner.parameters()}
@@ -306,7 +312,7 @@ class Modes:
                 number=self._numbers,
                 model=type(root).__name__,
                 training=training,
-                forward=forward,
+                forward=called.site,
                 backward=recorder.sites.here(_BACKWARD),
                 steps=recorder.steps,
                 owned=any(id(each) in owned and id(each) in walk.leaves for each in root.parameters()),
@@ -314,12 +320,15 @@ class Modes:
                 awake=tuple(name for name, layer in layers if layer.training),
                 blank=sum(is_norm(layer) and is_blank(layer) for _, layer in asleep) if not training else 0,
                 change=self._change_of(root),
-                norms=tuple(sizes(walk)),
-                before=self._in_training.get(id(root), 0),
+                norms=tuple(sizes(walk, root)),
+                dropouts=tuple((name, p) for name, layer in layers if (p := rate(layer)) and layer.training),
+                given=called.batch,
             )
         )
-        self._in_training[id(root)] = self._in_training.get(id(root), 0) + training
-        self._norms.look(root, recorder.steps)
+        if training:
+            self._norms.look(root, recorder.steps)
+            norms = [(name, layer) for name, layer in layers if is_norm(layer)]
+            self._recounts.before(norms, recorder.sites.here(_BACKWARD), recorder)
 
     def _fail(self, error: Exception) -> None:
         """An unheard-of kind of module costs these checks, not the others."""
@@ -329,11 +338,3 @@ class Modes:
             self.ears.close()
         if os.environ.get("LOOPKIT_RAISE"):
             raise error
-
-
-def _holds(module: nn.Module, inner: nn.Module) -> bool:
-    return module is inner or any(each is inner for each in module.modules())
-
-
-def _tensor(args: tuple[Any, ...]) -> torch.Tensor | None:
-    return next((each for each in args if isinstance(each, torch.Tensor)), None)

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from loopkit.modal import batches_seen, is_norm
-from loopkit.modereading import FrozenNorm
+from loopkit.modereading import FrozenNorm, Recomputed
 from loopkit.unseen import unseen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from loopkit.callsite import Site
     from loopkit.graphwalk import Walk
+    from loopkit.recorder import Recorder
 
 _LAYERS = 16
 """Frozen layers of which the statistics are kept, to see how far they move."""
 _NODES = ("NativeBatchNormBackward", "CudnnBatchNormBackward", "MiopenBatchNormBackward")
 
 
-def sizes(walk: Walk) -> Iterator[tuple[int, int]]:
-    """For each batch normalisation in a graph that used its batch's statistics: batch size, and values a channel."""
+def sizes(walk: Walk, root: nn.Module) -> Iterator[tuple[int, int]]:
+    """For each batch normalisation of `root` in a graph that used its batch's statistics: batch size, and values a
+    channel.
+    """
+    # An instance normalisation makes such nodes too, with a batch of one and a channel for each of every sample.
+    features = {layer.num_features for _, layer in _norms(root) if layer.training}
+    if not features:
+        return
     for node in walk.nodes:
         at: Any = node
         if at.name().startswith(_NODES) and getattr(at, "_saved_training", True):
             shape = list(at._input_metadata[0].shape)
-            if len(shape) > 1 and all(isinstance(each, int) for each in shape):
-                channels = max(1, shape[1])
-                yield shape[0], torch.Size(shape).numel() // channels
+            if len(shape) > 1 and shape[1] in features and all(isinstance(each, int) for each in shape):
+                yield shape[0], torch.Size(shape).numel() // shape[1]
 
 
 def is_blank(layer: nn.Module) -> bool:
@@ -49,13 +56,13 @@ class _Norm:
 
     __slots__ = ("layer", "looks", "mean", "name", "steps", "variance", "version")
 
-    def __init__(self, layer: _BatchNorm, name: str, steps: int) -> None:
+    def __init__(self, layer: _BatchNorm, name: str) -> None:
         assert layer.running_mean is not None
         assert layer.running_var is not None
         self.layer = weakref.ref(layer)
         self.name = name
-        self.steps = steps
-        self.looks = 1
+        self.steps = -1
+        self.looks = 0
         self.version = batches_seen(layer)
         with unseen(), torch.no_grad():
             self.mean, self.variance = layer.running_mean.detach().clone(), layer.running_var.detach().clone()
@@ -79,25 +86,24 @@ class Norms:
         self._known: dict[int, _Norm] = {}
         self._thawed: set[int] = set()
 
+    def meet(self, root: nn.Module) -> None:
+        """An outermost module in training mode is about to be called: what its frozen layers are like before."""
+        for name, layer in _norms(root):
+            if id(layer) not in self._thawed and layer.training and _is_frozen(layer):
+                known = self._known.get(id(layer))
+                if (known is None or known.layer() is not layer) and len(self._known) < _LAYERS:
+                    self._known[id(layer)] = _Norm(layer, name)
+
     def look(self, root: nn.Module, steps: int) -> None:
-        """An outermost module is trained."""
-        for name, layer in root.named_modules(prefix=type(root).__name__):
-            if not isinstance(layer, _BatchNorm) or not is_norm(layer):
-                continue
-            parameters = list(layer.parameters())
-            if not parameters or any(each.requires_grad for each in parameters):
+        """It is trained, after so many steps."""
+        for _, layer in _norms(root):
+            known = self._known.get(id(layer))
+            if not _is_frozen(layer):
                 self._thawed.add(id(layer))  # an address used again errs to silence
                 self._known.pop(id(layer), None)
-            elif layer.training and id(layer) not in self._thawed:
-                self._met(layer, name, steps)
-
-    def _met(self, layer: _BatchNorm, name: str, steps: int) -> None:
-        known = self._known.get(id(layer))
-        if known is not None and known.layer() is layer:
-            known.looks += steps > known.steps
-            known.steps = max(steps, known.steps)
-        elif len(self._known) < _LAYERS:
-            self._known[id(layer)] = _Norm(layer, name, steps)
+            elif known is not None and layer.training and steps > known.steps:
+                known.looks += 1
+                known.steps = steps
 
     def told(self) -> list[FrozenNorm]:
         """What was seen so far. Reads the device, once."""
@@ -111,3 +117,51 @@ class Norms:
             FrozenNorm(each.name, each.looks, moved, bool(trained), shift, ratio)
             for (each, (moved, _)), (shift, ratio, trained) in zip(read, values, strict=True)
         ]
+
+
+class Recounts:
+    """Looks whether a backward moves running statistics: where it computes a forward anew."""
+
+    def __init__(self) -> None:
+        self._before: _Count | None = None
+        self._told: list[Recomputed] = []
+
+    def before(self, norms: Sequence[tuple[str, nn.Module]], site: Site, recorder: Recorder) -> None:
+        """A backward begins that trains these layers."""
+        held = [(name, weakref.ref(layer), batches_seen(layer)) for name, layer in norms]
+        self._before = _Count(held, site, recorder.steps, recorder.forwards + recorder.evaluations)
+
+    def after(self, recorder: Recorder) -> None:
+        """The update is over."""
+        count, self._before = self._before, None
+        # Another forward since would have moved them as well.
+        if count is None or count.calls != recorder.forwards + recorder.evaluations:
+            return
+        moved = [name for name, known, seen in count.norms if (layer := known()) and batches_seen(layer) > seen]
+        if moved and len(self._told) < _LAYERS:
+            self._told.append(Recomputed(tuple(moved), count.site, count.steps))
+
+    def told(self) -> list[Recomputed]:
+        """What was seen since this was last asked."""
+        told, self._told = self._told, []
+        return told
+
+
+class _Count(NamedTuple):
+    """Batch normalisations before a backward: names, layers, how often they had moved; and the calls of models."""
+
+    norms: Sequence[tuple[str, Callable[[], nn.Module | None], int]]
+    site: Site
+    steps: int
+    calls: int
+
+
+def _norms(root: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
+    for name, layer in root.named_modules(prefix=type(root).__name__):
+        if isinstance(layer, _BatchNorm) and is_norm(layer):
+            yield name, layer
+
+
+def _is_frozen(layer: nn.Module) -> bool:
+    parameters = list(layer.parameters())
+    return bool(parameters) and not any(each.requires_grad for each in parameters)

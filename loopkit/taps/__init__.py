@@ -16,10 +16,21 @@
 | `Optimizer.zero_grad`, `Module.zero_grad` | `before_zero_grad`, `after_zero_grad` | `optimizer.py` |
 | `LRScheduler.step` | `scheduler_stepped` | `scheduler.py` |
 | `Module.train`, `Module.eval` | `mode_changed` | `mode.py` |
+| `torch.save`, `torch.load` | `state_saved`, `state_read` | `state.py` |
+| `Module.state_dict` | `state_taken` | `state.py` |
+| `load_state_dict` of a module, optimizer, scheduler, scaler | `state_loaded` | `state.py` |
 
 `ddp.py` hears what makes no event: wrappers made, states loaded, collectives of the program's own.
 All but checkpoints, modes and evaluations also feed the record of the current update, so they are installed in every
 run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an event.
+All but checkpoints, modes, states and evaluations also feed the record of the current update, so they are installed
+in every run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is
+an event.
+| `torch.manual_seed` | `generator_seeded` | `seeding.py` |
+
+All but checkpoints, modes, seeds and evaluations also feed the record of the current update, so they are installed in
+every run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an
+event.
 """
 
 from __future__ import annotations
@@ -40,6 +51,8 @@ from loopkit.taps import (
     module,
     optimizer,
     scheduler,
+    seeding,
+    state,
     values,
 )
 from loopkit.taps.patch import Handle, Taps
@@ -59,6 +72,8 @@ IF_HEARD: dict[str, Callable[[Run], Handle]] = {
     "mode_changed": mode.install,
     "checkpoint_cut": checkpoint.install,
     "update_finished": values.install,
+    **dict.fromkeys(("state_saved", "state_read", "state_taken", "state_loaded"), state.install),
+    "generator_seeded": seeding.install,
     **dict.fromkeys(sorted(loader.EVALUATIONS), criterion.install),
 }
 

@@ -68,7 +68,7 @@ def test_found_at_the_call() -> None:
     assert finding.place.line == line_of(eval_was_forgotten, "net(x).argmax")
     assert finding.step == 4
     assert "2 dropouts drew (p = 0.2)" in finding.seen
-    assert "1 batch normalisation" in finding.seen
+    assert "of 1 batch normalisation changed" in finding.seen
 
 
 def test_a_guess_by_the_loss_is_a_warning() -> None:

@@ -141,14 +141,14 @@ def test_silent_on_dropout_put_awake() -> None:
 
 
 def test_a_forward_that_raises_leaves_nothing_behind() -> None:
-    before = torch.dropout, F.scaled_dot_product_attention, dict(vars(torch._VF))  # type: ignore[attr-defined]
+    before = torch.dropout, F.scaled_dot_product_attention, dict(vars(torch._VF))
 
     def loop() -> None:
         net = Net(always_on)
         run(net)
         with torch.no_grad(), pytest.raises(RuntimeError):
             net(torch.randn(4, 99))
-        assert dict(vars(torch._VF)) == before[2]  # type: ignore[attr-defined]
+        assert dict(vars(torch._VF)) == before[2]
 
     assert "stochastic-op-in-eval" in rules(loop)
-    assert (torch.dropout, F.scaled_dot_product_attention, dict(vars(torch._VF))) == before  # type: ignore[attr-defined]
+    assert (torch.dropout, F.scaled_dot_product_attention, dict(vars(torch._VF))) == before

@@ -153,7 +153,7 @@ def _in_words(reading: ForwardReading) -> str:
         rates = sorted({draw.p for draw in reading.draws})
         parts.append(f"{_count(len(reading.draws), 'dropout')} drew (p = {', '.join(f'{p:g}' for p in rates[:3])})")
     if reading.moved:
-        parts.append(f"{_count(len(reading.moved), 'batch normalisation')} changed their running statistics")
+        parts.append(f"the running statistics of {_count(len(reading.moved), 'batch normalisation')} changed")
     return " and ".join(parts)
 
 

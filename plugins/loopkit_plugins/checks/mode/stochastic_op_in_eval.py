@@ -81,7 +81,8 @@ class StochasticOpInEval:
             place=site.place,
             places={"forward": reading.site.place},
             subject=kind,
-            seen=f"{kind} drew (p = {p:g}) in a forward of {reading.model} in evaluation mode, at {reading.site.place}",
+            seen=f"{kind} drew (p = {p:g}) in a forward of {reading.model} in evaluation mode, "
+            f"at {reading.site.place}",
             why="predictions are random, and worse than those of the model; eval() does not reach a function that is "
             "not told the mode",
             remedy="pass dropout_p=p if self.training else 0.0" if attention else "pass training=self.training",

@@ -116,7 +116,7 @@ def _judged(reading: TrainReading) -> tuple[Severity, Confidence, str]:
         return (
             Severity.ERROR,
             Confidence.PROOF,
-            f"eval() at {place} was for an evaluation, and train() did not follow",
+            f"eval() at {place} was for an evaluation, no train() followed",
         )
     if reading.blank:
         what = f"{reading.blank} batch normalisation{'' if reading.blank == 1 else 's'}"
