@@ -55,11 +55,16 @@ def test_the_call_is_known_inside_a_model() -> None:
 
 def test_nothing_that_hooks_have_packed_is_asked_for() -> None:
     unpacked: list[str] = []
-    state = ["forward"]
+
+    def unpack(value: Tensor) -> Tensor:
+        unpacked.append("unpacked")
+        return value
 
     def loss(net: nn.Module, x: Tensor) -> Tensor:
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: (unpacked.append(state[0]), t)[1]):
-            made = F.mse_loss(net(x).relu() * torch.rand(8, 1), torch.randn(8, 1)) + ((net(x) - LABELS) ** 2).mean()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+            made: Tensor = (
+                F.mse_loss(net(x).relu() * torch.rand(8, 1), torch.randn(8, 1)) + ((net(x) - LABELS) ** 2).mean()
+            )
         assert not unpacked
         return made
 
@@ -87,7 +92,12 @@ def test_what_cannot_be_read_costs_these_checks_alone(monkeypatch: pytest.Monkey
 def test_an_update_whose_graph_is_not_walked_hears_no_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
     called = Making.called
-    monkeypatch.setattr(Making, "called", lambda self, kind, *rest: (heard.append(kind), called(self, kind, *rest)))
+
+    def hear(self: Making, kind: str, *rest: Any) -> None:
+        heard.append(kind)
+        called(self, kind, *rest)
+
+    monkeypatch.setattr(Making, "called", hear)
     with loopkit.watch(skip=["console"]):
         loop_of(lambda net, x: F.mse_loss(net(x), x[:, :1]), steps=16)()
     assert len(heard) == 6  # updates 1 to 4, 8 and 16
