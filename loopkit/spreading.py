@@ -78,8 +78,8 @@ def _is_whole(node: Node, inputs: list[Edge], result: Shape) -> bool:
     """Whether a product or sum is of two squares, or of one and a weight that chooses no pairs."""
     if any(shape_of(each) != result for each in inputs):
         return False
-    if len(inputs) == 2:
-        return True
+    if len(inputs) == 2:  # of products only a square: costs of pairs are multiplied with how much each pair counts
+        return kind_of(node) == "Add" or all(kind_of(each) == "Sub" for each, _ in inputs)
     other = saved(node, "_saved_other" if node.next_functions[0][0] is not None else "_saved_self")
     return kind_of(node) == "Mul" and not (isinstance(other, Tensor) and tuple(other.shape) == result)
 
