@@ -7,7 +7,7 @@ its result was sent backward.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,14 @@ from loopkit.lossgiven import (
     Key,
     Tokens,
     argument,
+    attention_of,
     chain,
     class_dims,
     classes,
     given,
-    is_causal,
     is_shared,
     members,
+    reduced_by,
     tokens,
 )
 from loopkit.lossvalues import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 _CALLS = 32
 """Calls kept between two tellings; of doors and tensors of batches as many."""
 _REDUCTIONS = ("none", "mean", "sum")
+_REDUCED = {"Mean": "mean", "Sum": "sum"}
 
 
 @dataclass
@@ -212,28 +214,35 @@ class Criteria:
             if numbers := of_targets_near(target, ignored, ids, filler):
                 yield name, numbers
 
-    def sent(self, walk: Walk) -> None:
-        """A loss is sent backward, and its graph was walked."""
+    def sent(self, walk: Walk, update: int, is_hooked: Callable[[Any], bool]) -> None:
+        """A loss is sent backward, and its graph was walked.
+
+        Args:
+            walk: of its graph.
+            update: of which update of the run.
+            is_hooked: whether a node of the graph must not be asked for what it saved.
+        """
         waiting = {call.made: call for call in self._pending.calls if not call.sent}
-        if not waiting:
-            return
-        watched: list[_Call] = []
-        sent: list[_Call] = []
-        for node in walk.nodes:
-            call = waiting.get((node.name(), node._sequence_nr()))
-            if call is not None:
-                call.sent = True
-                sent.append(call)
-                if call.kind in IN_LOGARITHMS and call.chain:
-                    watched.append(call)
-        for call in watched:
-            call.shared = is_shared(set(call.chain), walk.nodes)
+        made = [waiting.get((node.name(), node._sequence_nr())) for node in walk.nodes] if waiting else []
+        sent = [call for call in made if call is not None]
         for call in sent:
-            if call.near and call.shape_of is not None and not call.shape_of.causal:
-                with unseen(), torch.no_grad():
-                    causal = is_causal(walk.nodes, call.near[0][1]["fits_0"])
+            call.sent = True
+            if call.kind in IN_LOGARITHMS and call.chain:
+                call.shared = is_shared(set(call.chain), walk.nodes)
+            if call.reduction == "none":
+                users = reduced_by(call.made, walk.nodes)
+                call.reduction = _REDUCED.get(users.pop(), "none") if len(users) == 1 else "none"
+        doors = [each for each in self._pending.doors if each.update == update and "pads" in each.summary]
+        near = [call for call in sent if call.near and call.shape_of is not None and not call.shape_of.causal]
+        if near or doors:
+            like = near[0].near[0][1]["fits_0"] if near else doors[0].summary["pads"]
+            with unseen(), torch.no_grad():
+                attention = attention_of(walk.nodes, like, is_hooked)
+            for call in near:
                 for _, summary in call.near:
-                    summary["causal"] = causal
+                    summary["causal"] = attention.causal
+            for door in doors:
+                door.unmasked |= attention.unmasked and door.tensors == len(doors) == 1 and not door.of.takes_mask
 
     def forget(self) -> None:
         """The update is over, or graphs are walked no more: tokens of this one are of no use."""
@@ -321,6 +330,7 @@ def _door_told(door: _Door, read: Mapping[int, Numbers]) -> DoorReading:
         site=door.site,
         update=door.update,
         unmasked=door.unmasked,
+        takes_mask=door.of.takes_mask,
         filler=door.of.filler,
         first=door.of.first,
         shape=door.shape,

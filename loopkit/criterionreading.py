@@ -20,7 +20,7 @@ class CriterionReading:
         kind: the function's name: `cross_entropy`, `mse_loss`.
         site: where the user called it.
         update: of which update of the run, from 1.
-        reduction: "none", "mean" or "sum".
+        reduction: "none", "mean" or "sum"; its mean or sum may be taken afterwards.
         ignored: the class that does not count; None where targets are no classes.
         weighted: classes or elements have weights.
         smoothed: labels are smoothed, or the target is a logarithm (`kl_div`).
@@ -73,7 +73,9 @@ class DoorReading:
         model: its class.
         site: where the user called it.
         update: of which update of the run, from 1.
-        unmasked: it takes an `attention_mask`, was given none, and has attention that looks both ways.
+        unmasked: it takes an `attention_mask`, was given none, and has attention that looks both ways; or it takes
+            none, was given one tensor, and its graph shows attention without any mask.
+        takes_mask: it takes an `attention_mask`.
         filler: the id that it declares as padding, or None.
         first: what its first module with parameters is, such as `Conv2d`; "" for none.
         shape: of the first tensor it was given.
@@ -85,6 +87,7 @@ class DoorReading:
     site: Site
     update: int
     unmasked: bool
+    takes_mask: bool
     filler: int | None
     first: str
     shape: tuple[int, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +18,13 @@ _TOKENS = 3
 _NO_TOKENS = ("mask", "label", "position", "type", "segment", "length")
 _MEMBERS = 32  # of a batch
 _MASKS = 4  # of attention that are looked at
+_VIEWS_ABOVE = 3  # between a loss and what reduces it
 _DEEPEST = 16  # views between a loss and what made its input
 _VIEWS = (
     *("View", "UnsafeView", "Reshape", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "Permute", "T", "Clone"),
     *("ToCopy", "Slice", "Select", "Alias", "Expand", "Index"),
 )
+_CHOOSING = ("Slice", "Select", "Index", "Expand")
 
 Key = tuple[str, int]
 """A node of a graph: its kind and autograd sequence number; no graph is held."""
@@ -92,6 +94,11 @@ def class_dims(kind: str, value: Tensor) -> tuple[int, ...]:
     return ()
 
 
+def is_view(name: str) -> bool:
+    """Whether a node hands values on as they are."""
+    return name.partition("Backward")[0] in _VIEWS
+
+
 def chain(node: Any) -> list[Key]:
     """The nodes from the input of a loss through views to what made it."""
     found: list[Key] = []
@@ -100,7 +107,7 @@ def chain(node: Any) -> list[Key]:
             break
         name = node.name()
         found.append((name, node._sequence_nr()))
-        if name.partition("Backward")[0] not in _VIEWS or not node.next_functions:
+        if not is_view(name) or not node.next_functions:
             break
         node = node.next_functions[0][0]
     return found
@@ -116,27 +123,62 @@ def is_shared(chain: set[Key], nodes: Iterable[Any]) -> bool:
     return len(users - chain) > 1
 
 
-def is_causal(nodes: Iterable[Any], like: Tensor) -> Tensor:
-    """Whether no attention in this graph lets a position see a later one, as its fused kernels or its masks say.
+def reduced_by(made: Key, nodes: Iterable[Any]) -> set[str]:
+    """What a loss that has an element for each target goes into, the views between them left out."""
+    waiting = list(nodes)
+    inside, found = {made}, set[str]()
+    for _ in range(_VIEWS_ABOVE):
+        found, before = set(), len(inside)
+        for node in waiting:
+            key = node.name(), node._sequence_nr()
+            behind = ((each.name(), each._sequence_nr()) for each, _ in node.next_functions if each is not None)
+            if key not in inside and not inside.isdisjoint(behind):
+                if is_view(key[0]) and not key[0].startswith(_CHOOSING):
+                    inside.add(key)
+                else:
+                    found.add(key[0].partition("Backward")[0])
+        if len(inside) == before:
+            break
+    return found
+
+
+class Attention(NamedTuple):
+    """What the attention of a graph hides.
+
+    Args:
+        causal: no position sees a later one, as 0 or 1.
+        unmasked: it is made by fused kernels alone, all of which were given no mask and are not causal.
+    """
+
+    causal: Tensor
+    unmasked: bool
+
+
+def attention_of(nodes: Iterable[Any], like: Tensor, is_hooked: Callable[[Any], bool]) -> Attention:
+    """What fused kernels and masks in a graph say of its attention.
 
     Args:
         nodes: of the graph.
         like: a tensor on the device of the answer.
+        is_hooked: whether a node must not be asked for what it saved.
     """
     answers: list[Tensor] = []
-    unmasked = 0
+    plain, kernels, masked = 0, 0, 0
     for node in nodes:
         name = node.name()
         if name.startswith("ScaledDotProduct"):
-            mask = getattr(node, "_saved_attn_mask", None)
-            known = getattr(node, "_saved_is_causal", False)
-            answers.append(like.new_tensor(1) if known else _hides_later(mask, like))
+            causal = getattr(node, "_saved_is_causal", False)
+            mask = None if is_hooked(node) else getattr(node, "_saved_attn_mask", None)
+            kernels += 1
+            masked += causal or mask is not None or is_hooked(node)
+            answers.append(like.new_tensor(1) if causal else _hides_later(mask, like))
         elif name.startswith("SoftmaxBackward"):
-            unmasked += 1
-        elif name.startswith("MaskedFill") and len(answers) < _MASKS:
-            unmasked -= 1
+            plain += 1
+        elif name.startswith("MaskedFill") and len(answers) < _MASKS and not is_hooked(node):
+            plain -= 1
             answers.append(_hides_later(getattr(node, "_saved_mask", None), like))
-    return torch.stack(answers).min() if answers and unmasked <= 0 else like.new_tensor(0)
+    known = torch.stack(answers).min() if answers and plain <= 0 else like.new_tensor(0)
+    return Attention(known, kernels > 0 and not masked and len(answers) == kernels)
 
 
 def _hides_later(mask: Any, like: Tensor) -> Tensor:

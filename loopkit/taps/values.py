@@ -76,7 +76,8 @@ class _Values:
         self._guarded(lambda: self._criteria.called(criterion, args, kwargs, result, site, self._number()))
 
     def _sent(self, walk: Any) -> None:
-        self._guarded(lambda: self._criteria.sent(walk))
+        is_hooked = self._run.recorder.losses.graph.is_hooked
+        self._guarded(lambda: self._criteria.sent(walk, self._number(), is_hooked))
 
     def _number(self) -> int:
         """Of the update that is under way."""

@@ -43,6 +43,22 @@ class Encoder(nn.Module):
         return made
 
 
+class Own(nn.Module):
+    """An encoder of one's own, which pools over what is no padding."""
+
+    def __init__(self, masked: bool = False, causal: bool = False) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(WORDS, 8, padding_idx=PAD), nn.Linear(8, 2)
+        self.masked, self.causal = masked, causal
+
+    def forward(self, ids: Tensor) -> Tensor:
+        heads = self.embed(ids).unsqueeze(1)
+        mask = (ids != PAD)[:, None, None, :] if self.masked else None
+        seen = nn.functional.scaled_dot_product_attention(heads, heads, heads, mask, is_causal=self.causal)
+        made: Tensor = self.head(seen.squeeze(1).mean(1))
+        return made
+
+
 def tokens(lengths: tuple[int, ...] = LENGTHS) -> Tensor:
     rows = [torch.randint(1, WORDS, (length,)) for length in lengths]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
@@ -121,9 +137,18 @@ def test_the_encoder_before_a_decoder_looks_both_ways() -> None:
     assert finding.subject == "T5ForConditionalGeneration"
 
 
+def test_an_encoder_of_ones_own_without_any_mask_is_found() -> None:
+    (finding,) = found(loop_of(model=Own))
+    assert finding.seen.startswith("Own was called without any attention mask on a batch in which 3 of 4 rows")
+    assert "src_key_padding_mask=(tokens == 0)" in finding.remedy
+
+
 @pytest.mark.parametrize(
     "loop",
     [
+        loop_of(model=lambda: Own(masked=True)),
+        loop_of(model=lambda: Own(causal=True)),
+        loop_of(model=Own, ids=lambda: tokens((6, 6, 6, 6))),
         loop_of(lambda net, ids: net(ids, (ids != PAD).long())),
         loop_of(lambda net, ids: net(ids, attention_mask=(ids != PAD).long())),
         loop_of(model=lambda: Encoder(is_causal=True)),

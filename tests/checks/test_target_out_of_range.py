@@ -69,6 +69,7 @@ def test_found_at_the_call_of_the_loss() -> None:
     [
         (lambda z: F.binary_cross_entropy_with_logits(z, SIXTEEN % 2 * 2 - 1), "from -1 to 1"),
         (lambda z: F.binary_cross_entropy_with_logits(z, SIXTEEN / 4 + 0.1), "from 0.1 to 3.85"),
+        (lambda z: F.binary_cross_entropy_with_logits(z, SIXTEEN, reduction="none").view(4, 4).mean(), "to 15"),
         (lambda z: F.mse_loss(z.sigmoid(), SIXTEEN - 8), "14 of 16 targets of mse_loss lie outside 0 … 1"),
         (lambda z: F.smooth_l1_loss(z.tanh(), SIXTEEN / 10), "the range of the tanh"),
         (lambda z: F.cross_entropy(z.view(4, 4), torch.linspace(-1, 2, 16).view(4, 4)), "are negative, down to -1"),

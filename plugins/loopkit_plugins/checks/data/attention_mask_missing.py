@@ -16,7 +16,8 @@ class AttentionMaskMissing:
     What it looks for
         A call of a model whose forward has an argument `attention_mask`, which is not given, while rows of its tokens
         end in the id that its embeddings declare as padding (`padding_idx`), and that id stands nowhere else. Its
-        attention says of itself that it looks both ways (`is_causal`), as in encoders.
+        attention says of itself that it looks both ways (`is_causal`), as in encoders. Or a model that is given such
+        tokens alone and takes no mask, in whose graph attention is made by fused kernels, all without any mask.
 
     Why that hurts
         Every token attends to the padding: what a sequence gives depends on how long the longest of its batch is, in
@@ -62,12 +63,14 @@ class AttentionMaskMissing:
             confidence=self.confidence,
             place=door.site.place,
             subject=door.model,
-            seen=f"{door.model} was called without attention_mask on a batch in which {numbers['padded_rows']:.0f} "
+            seen=f"{door.model} was called without {_mask(door)} on a batch in which {numbers['padded_rows']:.0f} "
             f"of {rows} rows end in padding (id {door.filler}): {numbers['pads']:,.0f} of {positions:,} positions",
             why="its attention looks both ways, at the padding too: what a sequence gives depends on the longest of "
             "its batch",
             remedy="pass the mask beside the tokens: attention_mask=batch['attention_mask'], or "
-            f"attention_mask=(input_ids != {door.filler})",
+            f"attention_mask=(input_ids != {door.filler})"
+            if door.takes_mask
+            else f"give attention a mask of the padding: src_key_padding_mask=(tokens == {door.filler})",
             evidence={
                 "rows": rows,
                 "padded_rows": int(numbers["padded_rows"]),
@@ -76,3 +79,7 @@ class AttentionMaskMissing:
                 "framework": str(door.site.framework) if door.site.framework else None,
             },
         )
+
+
+def _mask(door: DoorReading) -> str:
+    return "attention_mask" if door.takes_mask else "any attention mask"
