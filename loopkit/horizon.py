@@ -92,7 +92,9 @@ def _of_functions(functions: list[Any]) -> Shape:
             horizon = sum(part or 0 for part in parts)
         climbs = "cosine" in function.func.__name__ and words.get("num_cycles") == 0.5
         return Shape(horizon=horizon, warmup=warmup or None, climbs=climbs)
-    fractions = {number for each in functions for number in _fractions(each)}
+    fractions: set[float] = set()
+    with suppress(Exception):  # what a user's globals answer to being looked at is their own affair
+        fractions = {number for each in functions for number in _fractions(each)}
     return Shape(
         numbers=tuple(sorted(_numbers(function)))[:_NUMBERS], fractions=tuple(sorted(fractions))[:_FRACTIONS]
     )
