@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from loopkit.batching import batches as batches
     from loopkit.callsite import CallSites as CallSites
     from loopkit.callsite import Site as Site
+    from loopkit.checkpoints import Checkpoints as Checkpoints
+    from loopkit.checkpoints import PartKind as PartKind
+    from loopkit.checkpoints import ReadCheckpoint as ReadCheckpoint
+    from loopkit.checkpoints import SavedPart as SavedPart
+    from loopkit.checkpoints import file_named as file_named
+    from loopkit.checkpoints import part_of as part_of
     from loopkit.criteria import Criteria as Criteria
     from loopkit.criteriaheard import CriteriaHeard as CriteriaHeard
     from loopkit.criterionreading import BatchReading as BatchReading
@@ -24,11 +30,14 @@ if TYPE_CHECKING:
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
     from loopkit.curves import read_curves as read_curves
+    from loopkit.draws import Draws as Draws
+    from loopkit.effect import Effect as Effect
     from loopkit.errors import LoopkitError as LoopkitError
     from loopkit.errors import PluginError as PluginError
     from loopkit.errors import StopTraining as StopTraining
     from loopkit.errors import UsageError as UsageError
     from loopkit.feeds import Feed as Feed
+    from loopkit.feeds import Feeds as Feeds
     from loopkit.finding import Confidence as Confidence
     from loopkit.finding import Finding as Finding
     from loopkit.finding import Place as Place
@@ -40,9 +49,18 @@ if TYPE_CHECKING:
     from loopkit.kept import Kept as Kept
     from loopkit.kept import KeptGraphs as KeptGraphs
     from loopkit.ledger import Ledger as Ledger
+    from loopkit.levels import AtChance as AtChance
+    from loopkit.levels import Level as Level
+    from loopkit.levels import Levels as Levels
+    from loopkit.levels import at_chance as at_chance
     from loopkit.lineage import Line as Line
     from loopkit.logbook import History as History
     from loopkit.loop import Loop as Loop
+    from loopkit.lossnodes import LossNode as LossNode
+    from loopkit.lossnodes import Operation as Operation
+    from loopkit.lossnodes import Spread as Spread
+    from loopkit.lossnodes import Swapped as Swapped
+    from loopkit.lossnodes import UnusedLoss as UnusedLoss
     from loopkit.lossreading import LossReading as LossReading
     from loopkit.lossreading import LossTerm as LossTerm
     from loopkit.lossreading import Padding as Padding
@@ -72,10 +90,15 @@ if TYPE_CHECKING:
     from loopkit.schedule import Epochs as Epochs
     from loopkit.schedule import ScheduleReading as ScheduleReading
     from loopkit.schedule import Shape as Shape
+    from loopkit.shards import Shard as Shard
     from loopkit.shares import Shares as Shares
     from loopkit.silence import Silence as Silence
     from loopkit.strays import Missed as Missed
     from loopkit.strays import Stray as Stray
+    from loopkit.symmetry import Symmetry as Symmetry
+    from loopkit.symmetry import Twins as Twins
+    from loopkit.units import LayerUnits as LayerUnits
+    from loopkit.units import Units as Units
     from loopkit.update import Clipped as Clipped
     from loopkit.update import ClipReading as ClipReading
     from loopkit.update import Event as Event
@@ -106,15 +129,24 @@ _PLACES = {
     "DoorReading": "criterionreading",
     "NearReading": "criterionreading",
     "Seen": "criterionreading",
+    "Checkpoints": "checkpoints",
+    "PartKind": "checkpoints",
+    "ReadCheckpoint": "checkpoints",
+    "SavedPart": "checkpoints",
+    "file_named": "checkpoints",
+    "part_of": "checkpoints",
     "CurveLog": "curvelog",
     "CurveKind": "curvereading",
     "CurveReading": "curvereading",
     "read_curves": "curves",
+    "Effect": "effect",
+    "Draws": "draws",
     "LoopkitError": "errors",
     "PluginError": "errors",
     "StopTraining": "errors",
     "UsageError": "errors",
     "Feed": "feeds",
+    "Feeds": "feeds",
     "Confidence": "finding",
     "Finding": "finding",
     "Place": "finding",
@@ -148,33 +180,47 @@ _PLACES = {
     "copied": "rehearsal",
     "tensors": "rehearsal",
     "Origin": "replay",
-    "Run": "run",
     "Scales": "scaling",
     "Lapse": "replicas",
     "Replicas": "replicas",
+    "Run": "run",
+    "Shard": "shards",
     "Shares": "shares",
     "Silence": "silence",
+    "Spread": "lossnodes",
+    "Swapped": "lossnodes",
     "Epochs": "schedule",
     "ScheduleReading": "schedule",
     "Shape": "schedule",
+    "Symmetry": "symmetry",
+    "Twins": "symmetry",
     "Clipped": "update",
     "ClipReading": "update",
     "Event": "update",
     "Kind": "update",
     "Leak": "update",
     "LoaderReading": "update",
+    "LossNode": "lossnodes",
     "LossReading": "lossreading",
     "LossTerm": "lossreading",
     "Padding": "lossreading",
+    "Operation": "lossnodes",
     "Pending": "update",
     "Reach": "lossreading",
     "SchedulerReading": "update",
     "StepReading": "update",
+    "UnusedLoss": "lossnodes",
+    "LayerUnits": "units",
+    "Units": "units",
     "UnscaleReading": "update",
     "Update": "update",
     "Wipe": "update",
     "current_run": "watching",
     "log": "metrics",
+    "AtChance": "levels",
+    "Level": "levels",
+    "Levels": "levels",
+    "at_chance": "levels",
     "watch": "watching",
     "Window": "windows",
     "Windows": "windows",

@@ -25,6 +25,7 @@ from loopkit.lossgiven import (
     class_dims,
     classes,
     given,
+    is_causal,
     is_shared,
     members,
     tokens,
@@ -84,6 +85,7 @@ class _Door:
     update: int
     unmasked: bool
     shape: tuple[int, ...]
+    tensors: int
     summary: Summary
     of: ModelShape
 
@@ -146,9 +148,10 @@ class Criteria:
                 summary = of_input(first, ())
             elif self._tokens and shape.filler is not None:
                 summary, _ = of_tokens(self._tokens[0].ids, shape.filler)
+        tensors = sum(isinstance(each, Tensor) for each in values.values())
         unmasked = shape.takes_mask and shape.two_way and values.get("attention_mask") is None
         self._pending.doors.append(
-            _Door(type(module).__name__, site, update, unmasked, tuple(first.shape), summary, shape)
+            _Door(type(module).__name__, site, update, unmasked, tuple(first.shape), tensors, summary, shape)
         )
 
     def called(
@@ -215,14 +218,22 @@ class Criteria:
         if not waiting:
             return
         watched: list[_Call] = []
+        sent: list[_Call] = []
         for node in walk.nodes:
             call = waiting.get((node.name(), node._sequence_nr()))
             if call is not None:
                 call.sent = True
+                sent.append(call)
                 if call.kind in IN_LOGARITHMS and call.chain:
                     watched.append(call)
         for call in watched:
             call.shared = is_shared(set(call.chain), walk.nodes)
+        for call in sent:
+            if call.near and call.shape_of is not None and not call.shape_of.causal:
+                with unseen(), torch.no_grad():
+                    causal = is_causal(walk.nodes, call.near[0][1]["fits_0"])
+                for _, summary in call.near:
+                    summary["causal"] = causal
 
     def forget(self) -> None:
         """The update is over, or graphs are walked no more: tokens of this one are of no use."""
@@ -231,10 +242,14 @@ class Criteria:
 
     # -- what is told ------------------------------------------------------------------------------------
 
-    def of(self, update: Update) -> Seen:
-        """What was read until this update, since another one was asked about. Values are read here."""
-        if update.updates != self._told:
-            self._told = update.updates
+    def of(self, update: Update | None) -> Seen:
+        """What was read since another update was asked about, until this one, or the end of the run (None).
+
+        Values are read here.
+        """
+        number = -2 if update is None else update.updates
+        if number != self._told:
+            self._told = number
             pending, self._pending = self._pending, _Pending()
             for call in pending.calls:
                 if not call.sent and not call.waited:
@@ -289,11 +304,15 @@ def _call_told(call: _Call, read: Mapping[int, Numbers]) -> CriterionReading:
         target_shape=call.target_shape,
         numbers=read[id(call.summary)],
         near=tuple(
-            NearReading(name, shape.causal, shape.filler, read[id(numbers)])
+            NearReading(name, _is_causal(shape, read[id(numbers)]), shape.filler, read[id(numbers)])
             for name, numbers in call.near
             if shape is not None
         ),
     )
+
+
+def _is_causal(shape: ModelShape, numbers: Numbers) -> bool:
+    return not shape.two_way and (shape.causal or bool(numbers.get("causal")))
 
 
 def _door_told(door: _Door, read: Mapping[int, Numbers]) -> DoorReading:
@@ -305,5 +324,6 @@ def _door_told(door: _Door, read: Mapping[int, Numbers]) -> DoorReading:
         filler=door.of.filler,
         first=door.of.first,
         shape=door.shape,
+        tensors=door.tensors,
         numbers=read.get(id(door.summary), {}),
     )

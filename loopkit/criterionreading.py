@@ -54,7 +54,7 @@ class NearReading:
 
     Args:
         name: of the model's argument.
-        causal: the model has attention that is causal.
+        causal: the model looks back alone: its attention is causal, or it is one recurrent layer.
         filler: the id that the model's embeddings declare as padding (`padding_idx`), or None.
         numbers: see `lossvalues.py`.
     """
@@ -77,6 +77,7 @@ class DoorReading:
         filler: the id that it declares as padding, or None.
         first: what its first module with parameters is, such as `Conv2d`; "" for none.
         shape: of the first tensor it was given.
+        tensors: how many it was given.
         numbers: see `lossvalues.py`.
     """
 
@@ -87,6 +88,7 @@ class DoorReading:
     filler: int | None
     first: str
     shape: tuple[int, ...]
+    tensors: int
     numbers: Numbers
 
 

@@ -49,6 +49,7 @@ class Feed:
         asked_by: how it was asked then: "for" by a loop of the user's, "generator" by one in a generator, else "".
         trained: a backward came after one of its batches.
         evaluated: a forward without gradients came after one of its batches.
+        twins: the first batches of its workers were the same; known of iterable datasets with several workers.
         before: the last earlier pass over the same loader that trained.
         most: batches that an earlier pass over the same loader handed out, at most.
     """
@@ -63,7 +64,7 @@ class Feed:
         self.ends = 0
         self.ended_at: Site | None = None
         self.asked_by = ""
-        self.trained = self.evaluated = False
+        self.trained = self.evaluated = self.twins = False
         self.before: Feed | None = None
         self.most = 0
         self._steps = {owner: owner.steps for owner in owners}
@@ -92,14 +93,21 @@ class Feed:
 
 
 class Feeds:
-    """Remembers passes by the `id` of their iterator, also when that is gone, and the last of each loader."""
+    """Remembers passes by the `id` of their iterator, also when that is gone, and the last of each loader.
+
+    Attributes:
+        begun: passes, over all DataLoaders.
+        trainings: of those, how many trained.
+    """
 
     def __init__(self) -> None:
+        self.begun = self.trainings = 0
         self._of: dict[int, Feed] = {}
         self._last: dict[int, Feed] = {}
 
     def began(self, iterator: Any, loader: Any, site: Site, owners: Iterable[Owner]) -> Feed:
         """An iterator over a loader was made, or one with workers that are kept begins anew."""
+        self.begun += 1
         feed = Feed(iterator, loader, site, order_of(loader), owners)
         last = self._last.get(id(loader))
         if last is not None and last.loader() is loader:
@@ -124,6 +132,7 @@ class Feeds:
     def trained(self, source: int) -> None:
         """A backward came after a batch of the iterator with this `id`."""
         if (feed := self._of.get(source)) is not None:
+            self.trainings += not feed.trained
             feed.trained = True
 
     def evaluated(self, source: int) -> None:

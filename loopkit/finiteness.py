@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._C import _len_torch_dispatch_stack
 
+from loopkit.lossfault import fault_of
 from loopkit.replay import Given, Origin, given_to, origin_of
 from loopkit.unseen import unseen
 
@@ -73,10 +75,12 @@ class Finiteness:
 
     Attributes:
         error: why it does so no more, or None.
+        is_hooked: whether asking a node of a graph for what it saved would run hooks.
     """
 
     def __init__(self, ledger: Ledger | None = None, models: Models | None = None) -> None:
         self.error: Exception | None = None
+        self.is_hooked: Callable[[Any], bool] = bool
         self._ledger = ledger
         self._models = models
         self._kept: list[tuple[Tensor, Site, int, int]] = []
@@ -91,7 +95,10 @@ class Finiteness:
 
     def forward_began(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward with gradients, in an update whose graphs are walked: its inputs are held until its backward."""
-        self._given = given_to(module, args, kwargs) if self._told < _TOLD else None
+        try:
+            self._given = given_to(module, args, kwargs) if self._told < _TOLD else None
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
 
     def forget(self) -> None:
         """What the forward was given is held no longer."""
@@ -175,6 +182,8 @@ class Finiteness:
             origin = Origin("", why="no module was called")
         else:
             origin = origin_of(given)
+        if origin.kind == "loss":
+            origin = fault_of(loss, self.is_hooked)
         self._pending = BadLoss(
             value,
             site,
@@ -234,16 +243,22 @@ class Finiteness:
         return NOT_FINITE
 
     def _weights(self) -> tuple[int | None, list[str]]:
-        """How many parameters optimizers have, and the names of those that are not finite: one transfer a device."""
-        owners = self._ledger.owners() if self._ledger is not None else []
-        if not owners:
+        """How many parameters are trained, and the names of those that are not finite: one transfer a device."""
+        every = [each for each in self._parameters() if _is_plain(each)]
+        if not every:
             return None, []
-        every = [each for owner in owners for each in owner.parameters() if _is_plain(each)]
         with unseen():
             flags = [each.detach().isfinite().all() for each in every]
         lost = [each for each, is_finite in zip(every, _read_all(flags), strict=True) if not is_finite]
         spots = self._models.parameters() if self._models is not None and lost else {}
         return len(every), [spots[id(each)].name if id(each) in spots else "a parameter" for each in lost]
+
+    def _parameters(self) -> list[Tensor]:
+        """Those of all optimizers; in a loop without any, those of its models."""
+        owners = self._ledger.owners() if self._ledger is not None else []
+        roots = self._models.roots() if self._models is not None and not owners else []
+        models: list[Tensor] = [each for root in roots for each in root.parameters() if each.requires_grad]
+        return [each for owner in owners for each in owner.parameters()] or models
 
     def _fail(self, error: Exception) -> None:
         """An unheard-of kind of tensor costs this check, not the others."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from loopkit.holdings import is_zero
+from loopkit.lossfunctions import LOSSES
 from loopkit.lossreading import Reach
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Walk:
         leaves: by `id`; the ids hold only as long as the walk does.
         opaque: kinds of nodes whose inside cannot be seen: compiled regions, custom functions.
         zeroes: kinds of nodes met whose derivative is 0 everywhere.
+        losses: nodes where predictions meet targets.
         made_at: the sequence number of the newest root.
         casts: how many leaves are cast on use, by the name of the type they are cast to.
     """
@@ -56,6 +58,7 @@ class Walk:
         self.leaves: dict[int, Leaf] = {}
         self.opaque: dict[str, None] = {}
         self.zeroes: dict[str, None] = {}
+        self.losses: list[Node] = []
         self.nodes: dict[Node, None] = {}
         self.casts: dict[str, int] = {}
         given = list(roots)
@@ -80,7 +83,9 @@ class Walk:
                 break
             seen[node] = None
             name = node.name()
-            if type(node).__module__ != "builtins":
+            if name in LOSSES:
+                self.losses.append(node)
+            elif type(node).__module__ != "builtins":
                 self.opaque[name.removesuffix("Backward")] = None
             inputs = [each for each, _ in node.next_functions if each is not None]
             leaves = [each for each in inputs if each.name() == _LEAF]
@@ -115,8 +120,8 @@ class Walk:
         """How many matrix products and convolutions of the graph were made in this type."""
         return sum([made_of(node) == kind for node in self.nodes if node.name().startswith(_PRODUCTS)])
 
-    def reach(self, owner: Owner, missed: tuple[Missed, ...]) -> Reach:
-        """How the walked loss reaches one optimizer's parameters; `missed` is what was never reached."""
+    def reach(self, owner: Owner, missed: tuple[Missed, ...], idle: int) -> Reach:
+        """How the walked loss reaches one optimizer's parameters; `Reach` says what `missed` and `idle` are."""
         trainable = [each for each in owner.parameters() if each.requires_grad]
         met = [leaf for each in trainable if (leaf := self.leaves.get(id(each))) is not None]
         moved = [(leaf, at) for leaf, at in self._moved(owner) if at]
@@ -131,6 +136,8 @@ class Walk:
             current=sum(leaf.newest >= at for leaf, at in moved),
             step=owner.last_site if stale else None,
             missed=missed,
+            idle=idle,
+            made=owner.made,
         )
 
     def _moved(self, owner: Owner) -> Iterator[tuple[Leaf, int]]:

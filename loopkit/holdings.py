@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from loopkit.callsite import Site
+    from loopkit.efforts import Effort
     from loopkit.lineage import Life
 
 _NEVER = 1 << 62
@@ -80,9 +81,9 @@ class Owner:
 
     # fmt: off
     __slots__ = (
-        "bits", "blank", "column", "doubt", "each_moved_at", "ids", "keeps_grads", "label", "last_site", "last_tick",
-        "life", "moved_at", "number", "offers", "optimizer", "refs", "sharded", "steps", "stock", "uniform",
-        "versions", "wiped",
+        "bits", "blank", "column", "doubt", "each_moved_at", "effort", "ids", "keeps_grads", "label", "last_site",
+        "last_tick", "life", "moved_at", "number", "offers", "optimizer", "refs", "sharded", "steps", "stock",
+        "uniform", "versions", "wiped",
     )
     # fmt: on
 
@@ -112,6 +113,7 @@ class Owner:
         self.doubt = Doubt()
         self.sharded = False  # its gradients are DTensors: only their local part counts changes
         self.wiped: list[Wiped] = []
+        self.effort: Effort | None = None  # None until a step was looked at
         self.life: Life | None = None  # None where its constructor was not heard
 
     @property

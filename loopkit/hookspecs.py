@@ -156,6 +156,36 @@ def mode_changed(run: Run, module: torch.nn.Module, training: bool) -> Answer:
 
 
 @hookspec
+def state_saved(run: Run, state: Any, file: Any, site: Site) -> Answer:
+    """`torch.save` wrote `state` to `file`, called at `site`. Cost: one call a save."""
+
+
+@hookspec
+def state_read(run: Run, state: Any, file: Any, site: Site) -> Answer:
+    """`torch.load` returned a mapping, called at `site`: told of the first 256 such files. Cost: one call a file."""
+
+
+@hookspec
+def state_taken(run: Run, owner: torch.nn.Module, state: Any, site: Site) -> Answer:
+    """`state_dict()` of a module, not called by its parent, returned `state`: its tensors are the live ones. Cost:
+    1 µs for every submodule, and only while somebody hears one of these four.
+    """
+
+
+@hookspec
+def state_loaded(run: Run, owner: Any, state: Any, outcome: Any, site: Site) -> Answer:
+    """`load_state_dict(state)` of a module, optimizer, scheduler or GradScaler returned. `outcome` is what it
+    returned, of a module its missing and unexpected keys; of an optimizer the names that the parameters of each group
+    had before. Cost: one call a load.
+    """
+
+
+@hookspec
+def generator_seeded(run: Run, seed: Any, site: Site) -> Answer:
+    """`torch.manual_seed` or `torch.seed` was called at `site`, by whatever name. Cost: one call a seed."""
+
+
+@hookspec
 def epoch_started(run: Run, epoch: int) -> Answer:
     """A pass over the training data begins; `epoch` counts from 1. Told by `Loop`. Cost: once an epoch."""
 

@@ -95,8 +95,8 @@ class Ledger:
         adopt(made, self.now)
         return made
 
-    def constructed(self, optimizer: Optimizer, site: Site, passes: int) -> None:
-        """An optimizer's constructor runs at `site`, after so many passes over loaders that train."""
+    def constructed(self, optimizer: Optimizer, site: Site, passes: tuple[int, int]) -> None:
+        """An optimizer's constructor runs at `site`; `Life` says what `passes` are."""
         owner = self.owner(optimizer)
         if owner.life is None and (site in self.lines or len(self.lines) < _LINES):
             owner.life = Life(self.lines.setdefault(site, Line(site)), passes)
@@ -280,6 +280,8 @@ class Ledger:
         owner.last_tick = self.now.tick
         if owner.doubt.sampling:
             owner.doubt.used(owner)
+            if owner.life is not None:
+                owner.life.leaves(owner.steps + executed)
 
     def others_fed(self, owner: Owner) -> bool:
         """Whether the last backward since this owner's step was used by another optimizer."""

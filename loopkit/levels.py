@@ -11,20 +11,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from loopkit.curvefit import slope
 from loopkit.unseen import unseen
 
 if TYPE_CHECKING:
+    from loopkit.callsite import Site
     from loopkit.lossgraph import LossGraph
 
 _MOST = 32
 """Samples that are kept; then every other one goes, and half as many are taken."""
 _CLASSES, _TARGETS = 256, 1 << 18
 """Of more classes, or more targets at once, nothing is counted."""
+_FEWEST = 8  # samples of the second half
+_LEAST = 1e-6  # a chance level below it is that of targets that are all alike
 _SQUARES = "MseLoss"
 _BINARY = ("BinaryCrossEntropy", "BinaryCrossEntropyWithLogits")
 
@@ -38,7 +43,7 @@ class Level(NamedTuple):
         chance: what a model would lose on this batch that knows the targets of all samples, and not its input; None
             where that is not known.
         kind: the operation that made the loss.
-        counts: targets of each class in the batch; of a squared error: how many, their sum, and that of their squares.
+        counts: targets of each class in the batch; of a squared error: how many, their sum, that of their squares.
     """
 
     update: int
@@ -46,6 +51,23 @@ class Level(NamedTuple):
     chance: float | None
     kind: str
     counts: tuple[float, ...]
+
+
+class AtChance(NamedTuple):
+    """The second half of a run, in which the loss was at the chance level.
+
+    Args:
+        loss, chance: means over what was sampled.
+        since: the first update of those.
+        samples: how many.
+        kind: the operation that made the losses.
+    """
+
+    loss: float
+    chance: float
+    since: int
+    samples: int
+    kind: str
 
 
 class _Sample(NamedTuple):
@@ -62,11 +84,13 @@ class Levels:
     Attributes:
         due: updates after which the next one is sampled.
         alone: no update that was sampled had a second optimizer.
+        site: the latest forward of a training step that was noted.
     """
 
     def __init__(self) -> None:
         self.due = 0
         self.alone = True
+        self.site: Site | None = None
         self._stride = 1
         self._samples: list[_Sample] = []
 
@@ -107,6 +131,29 @@ class Levels:
             )
             for sample, loss, row in zip(self._samples, losses, rows, strict=True)
         ]
+
+
+def at_chance(levels: Sequence[Level], updates: int, share: float) -> AtChance | None:
+    """Whether the second half of a run of `updates` stayed at the chance level, and did not fall.
+
+    Batch by batch, so that a batch with rare classes is no worse than others. At the chance level is a mean excess of
+    between `-share` and five times as much of it, in the last quarter too: further above, other things are wrong. Two
+    standard errors less must not be much lower either: of few small batches nothing is said.
+    """
+    half = [each for each in levels if each.update >= updates / 2]
+    if len(half) < _FEWEST or any(each.chance is None or each.kind != half[0].kind for each in half):
+        return None
+    over = [(float(each.update), each.loss - (each.chance or 0.0)) for each in half]
+    chance = fmean(each.chance or 0.0 for each in half)
+    if not chance > _LEAST or slope(over).falls:
+        return None
+    for part in (over, over[len(over) // 2 :]):
+        if not -share <= fmean(value for _, value in part) / chance <= 5 * share:
+            return None
+    excess = [value for _, value in over]
+    if fmean(excess) - 2 * stdev(excess) / math.sqrt(len(excess)) < -2.5 * share * chance:
+        return None
+    return AtChance(chance + fmean(excess), chance, half[0].update, len(half), half[0].kind)
 
 
 def _counts(node: Any, kind: str) -> Tensor | None:

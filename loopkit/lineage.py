@@ -1,7 +1,8 @@
 """The optimizers that one place in the program constructs, one after the other, and what each of them leaves behind.
 
 Parameters are compared by identity, held weakly: an address is used again. That somebody wrote to them in between,
-as loops do that start each task from the same weights, shows in `_version`, which steps raise evenly.
+as loops do that start each task from the same weights, shows in `_version`, which steps raise evenly; or, through
+`.data`, in values alone: a few are kept after each step of an optimizer that seems to go on where another had ended.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from loopkit.samples import can_be_sampled, differ, sample_of
+from loopkit.unseen import unseen
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from loopkit.holdings import Owner
 
 _SAMPLED = 8
+_SURE = 4  # times that values are compared: each waits for the device
 _KEPT = 64  # lives of a line of which the number of steps is remembered
 
 
@@ -29,9 +34,10 @@ class Line:
         site: that place.
         label: of the latest.
         again: how many came over the parameters of the one before, with its settings and the weights it had left.
+        verified: of how many it is known that the weights had the values that the last step had left.
         otherwise: how many came with anything else, after one that had stepped.
         steps: executed by each of those that were replaced so, the latest of them.
-        passes: over loaders that train, begun in each such life.
+        epochs: for each, whether it trained on one pass over a loader that others have trained on.
         memory: steps after which these optimizers have mostly forgotten a gradient; 0 for those that keep nothing.
     """
 
@@ -39,9 +45,10 @@ class Line:
         self.site = site
         self.label = ""
         self.again = 0
+        self.verified = 0
         self.otherwise = 0
         self.steps: deque[int] = deque(maxlen=_KEPT)
-        self.passes: deque[int] = deque(maxlen=_KEPT)
+        self.epochs: deque[bool] = deque(maxlen=_KEPT)
         self.memory = 0.0
         self._last: tuple[Life, Owner] | None = None
 
@@ -52,11 +59,21 @@ class Line:
         if before is None or not before[1].steps:
             return
         if before[0].is_taken_up_by(life, before[1].steps):
-            self.again += 1
-            self.steps.append(before[1].steps)
-            self.passes.append(life.passes - before[0].passes)
+            self._counted(before[0], before[1].steps, life)
         else:
             self.otherwise += 1
+
+    def _counted(self, before: Life, steps: int, life: Life) -> None:
+        untouched = before.is_untouched(steps) if self.verified < _SURE else True
+        if untouched is False:
+            self.otherwise += 1 + self.again  # so were those before it, in all likelihood
+            self.again = self.verified = 0
+            return
+        self.verified += untouched is True
+        self.again += 1
+        self.steps.append(steps)
+        passes, trained = (now - then for now, then in zip(life.passes, before.passes, strict=True))
+        self.epochs.append(trained == 1 and (passes > 0 or self.again == 1))
 
 
 class Life:
@@ -64,18 +81,32 @@ class Life:
 
     Args:
         line: it belongs to.
-        passes: over loaders that train, begun before it was made.
+        passes: before it was made: those over loaders that train, but for the first of each; and those of all that
+            were trained on.
     """
 
-    __slots__ = ("_after", "_before", "_count", "_each", "_sample", "_settings", "line", "passes")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_count",
+        "_each",
+        "_left",
+        "_left_at",
+        "_sample",
+        "_settings",
+        "line",
+        "passes",
+    )
 
-    def __init__(self, line: Line, passes: int) -> None:
+    def __init__(self, line: Line, passes: tuple[int, int]) -> None:
         self.line = line
         self.passes = passes
         self._sample: list[Callable[[], Tensor | None]] = []
         self._settings: list[dict[str, Any]] = []
         self._count = 0
         self._before = self._after = self._each = 0
+        self._left: Tensor | None = None
+        self._left_at = 0
 
     def holds(self, owner: Owner, parameters: Sequence[Tensor]) -> None:
         """What its groups list; told when they are first looked at, before it steps, and after changes."""
@@ -86,11 +117,32 @@ class Life:
         self._settings = [_settings_of(group) for group in getattr(owner.optimizer(), "param_groups", ())]
         self._before = self._versions()
         self.line.came(self, owner)
+        if self.line.again and self.line.verified < _SURE:
+            owner.doubt.suspect()  # its values are kept from now on, after each step
 
     def stepped(self) -> None:
         """Its first step was executed."""
         self._after = self._versions()
         self._each = self._after - self._before
+        self.leaves(1)
+
+    def leaves(self, steps: int) -> None:
+        """Its latest step was executed: keep a few values as that has left them."""
+        parameter = self._sample[0]() if self._sample else None
+        self._left_at = steps
+        self._left = sample_of(parameter) if parameter is not None and can_be_sampled(parameter) else None
+
+    def is_untouched(self, steps: int) -> bool | None:
+        """Whether those values are the same now; None where they were not kept at the last of so many steps."""
+        parameter = self._sample[0]() if self._sample else None
+        if parameter is None or self._left is None or self._left_at != steps or not can_be_sampled(parameter):
+            return None
+        now = sample_of(parameter)
+        if now.shape != self._left.shape or now.dtype != self._left.dtype or now.device != self._left.device:
+            return False
+        with unseen(), suppress(RuntimeError, NotImplementedError):  # a fake tensor has no values
+            return not bool(differ(now, self._left))
+        return None
 
     def is_taken_up_by(self, other: Life, steps: int) -> bool:
         """Whether another goes on where this one has ended, after so many steps: the same but for its state."""

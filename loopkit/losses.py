@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from loopkit.draws import Draws
 from loopkit.finiteness import Finiteness
 from loopkit.graphwalk import Walk
 from loopkit.kept import Kept
 from loopkit.ledger import Ledger
 from loopkit.levels import Levels
 from loopkit.lossgraph import LossGraph, Part, RawLoss
+from loopkit.making import Making
 from loopkit.models import Models
 from loopkit.modes import Modes
 from loopkit.moves import Moves
 from loopkit.survey import Survey
+from loopkit.units import Units
 from loopkit.weights import Weights
 
 if TYPE_CHECKING:
@@ -46,11 +49,14 @@ class Losses:
         on_walk: called with each walk.
         walking: whether graphs are walked whole in this update.
         weights: what the parameters were when the last forward ended, while walking.
+        making: hears and reads loss functions, while walking.
         levels: losses of a few updates.
         finite: watches for losses that are not finite.
         moves: looks at what steps do to a few weights.
         modes: which modules were in training mode, and which in evaluation mode.
+        draws: random numbers of a few forwards.
         kept: which graphs are alive long after their backward.
+        units: looks at activations.
     """
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
@@ -58,15 +64,19 @@ class Losses:
         self.walking = True
         self.wanted = self.first = True
         self.error: Exception | None = None
+        self.making = Making(models)
         self.on_walk: Callable[[Walk], None] | None = None
         self._ledger = ledger
         self.weights = Weights(ledger)
         self.levels = Levels()
         self.modes = Modes()
+        self.draws = Draws()
         self.kept = Kept()
         self.survey = Survey(models, ledger)
         self.finite = Finiteness(ledger, models)
+        self.finite.is_hooked = self.graph.is_hooked
         self.moves = Moves()
+        self.units = Units()
         self._updates = 0
         self._novel = 0
         self.backwards = 0
@@ -75,7 +85,7 @@ class Losses:
 
     def instruments(self) -> dict[type[Any], Any]:
         """What checks may ask for, by its class."""
-        return {Finiteness: self.finite, Kept: self.kept, Modes: self.modes, Moves: self.moves}
+        return {Finiteness: self.finite, Kept: self.kept, Modes: self.modes, Moves: self.moves, Units: self.units}
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RawLoss | None:
         """What the graph of the tensors that `torch.autograd.backward` was called with says."""
@@ -83,6 +93,8 @@ class Losses:
         if self.error is not None:
             return None
         try:
+            if self.walking:
+                self.making.watch(False)
             given = args[0] if args else kwargs.get("tensors")
             several = [given] if isinstance(given, torch.Tensor) else given or ()
             roots = [each for each in several if isinstance(each, torch.Tensor)]  # the rest are edges of a graph
@@ -113,25 +125,27 @@ class Losses:
         if self.error is None:
             try:
                 self.graph.doors.entered(module, args, kwargs)
+                self.making.watch(True)
                 self.modes.trains(module, args)
+                self.draws.forward_began()
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
 
-    def forward_ended(self) -> None:
-        """The outermost forward ended, in an update whose graphs are walked: remember what the weights are."""
+    def forward_ended(self, steps: int) -> None:
+        """The outermost forward ended, in an update whose graphs are walked, after so many steps."""
         if self.error is not None:
             return
         try:
+            self.draws.forward_ended(steps, self._ledger.owners(), self.levels.site)
             self.weights.remember()
         except Exception as error:  # noqa: BLE001
             self._fail(error)
 
     def stepped(self, owner: Owner) -> None:
         """An optimizer step was executed, in an update whose graphs are walked."""
-        dropped = self.weights.stepped(owner)
-        if dropped and self.error is None:
+        if self.error is None:
             try:
-                self.moves.stepped(owner, dropped)
+                self.moves.stepped(owner, self.weights.stepped(owner))
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
         self.finite.stepped()
@@ -139,6 +153,7 @@ class Losses:
     def _fail(self, error: Exception) -> None:
         """An unheard-of kind of graph or tensor costs these checks, not the others."""
         self.error = error
+        self.making.watch(False)
         self.weights.forget()
         self.graph.doors.forget()
         if os.environ.get("LOOPKIT_RAISE"):
@@ -150,12 +165,15 @@ class Losses:
             self.on_walk(walk)
         root = roots[0]
         strays, missed = self.survey.of(walk, self._updates)
+        idle = self.survey.newcomers.idle
         read.walked = {
             "walked": True,
             "leaf": all(each.grad_fn is None for each in roots),
             "opaque": tuple(walk.opaque),
             "zeroes": tuple(walk.zeroes),
-            "reaches": tuple(walk.reach(owner, missed.get(owner.number, ())) for owner in self._ledger.owners()),
+            "reaches": tuple(
+                walk.reach(owner, missed.get(owner.number, ()), idle(owner)) for owner in self._ledger.owners()
+            ),
             "parameters": any(isinstance(leaf.tensor, torch.nn.Parameter) for leaf in walk.leaves.values()),
             "strays": strays,
             "repeated": any(known() is root for known in self._sent),
@@ -168,8 +186,10 @@ class Losses:
         autocast = _autocast(root.device.type)
         if autocast:
             read.walked |= {"autocast": autocast, "wide": walk.products_in("float32")}
+        self.units.walked(walk.nodes, self.graph.is_hooked, self._updates)
         read.walked["repeats"] = self._repeats(roots, asked)
         read.changed = self.weights.changed(walk)
+        self.making.sent(read, walk, missed, self.graph.is_hooked)
         self._sent.append(weakref.ref(root))
         self.modes.sent(walk)
         sent = self.modes.recorder.backwards if self.modes.recorder is not None else 0
@@ -189,12 +209,14 @@ class Losses:
 
     def closed(self, updates: int, seen: int) -> None:
         """An update closed, the `updates`-th of the run and the `seen`-th of its signature: plan the next one."""
-        following = updates + 1
+        following, walked = updates + 1, self.walking
         self._updates = updates
         self.walking = following <= _ALWAYS_WALKED or following & (following - 1) == 0
         if seen == 1 and self._novel < _NOVEL:
             self._novel += 1
             self.walking = True
+        if walked:
+            self.making.closed(walking=self.walking)
         if not self.walking:
             self.weights.forget()
         is_window = self.backwards + (not self.first) > 1

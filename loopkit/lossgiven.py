@@ -15,7 +15,9 @@ IN_LOGARITHMS = ("nll_loss", "kl_div")
 OF_CLASSES = ("cross_entropy", "nll_loss")
 _TOKENS = 3
 """Token tensors of one forward that targets are laid beside."""
+_NO_TOKENS = ("mask", "label", "position", "type", "segment", "length")
 _MEMBERS = 32  # of a batch
+_MASKS = 4  # of attention that are looked at
 _DEEPEST = 16  # views between a loss and what made its input
 _VIEWS = (
     *("View", "UnsafeView", "Reshape", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "Permute", "T", "Clone"),
@@ -49,7 +51,7 @@ def tokens(given: Mapping[str, Any]) -> Iterator[Tokens]:
     """Copies of what may be rows of tokens: not masks, and not what the targets are made of."""
     found = 0
     for name, value in given.items():
-        if found == _TOKENS or "mask" in name or "label" in name or name == "position_ids" or not is_plain(value):
+        if found == _TOKENS or any(each in name for each in _NO_TOKENS) or not is_plain(value):
             continue
         if value.dtype in (torch.int64, torch.int32) and value.dim() == 2 and 0 < value.numel() <= MOST:
             found += 1
@@ -112,3 +114,36 @@ def is_shared(chain: set[Key], nodes: Iterable[Any]) -> bool:
         if not chain.isdisjoint(behind):
             users.add((node.name(), node._sequence_nr()))
     return len(users - chain) > 1
+
+
+def is_causal(nodes: Iterable[Any], like: Tensor) -> Tensor:
+    """Whether no attention in this graph lets a position see a later one, as its fused kernels or its masks say.
+
+    Args:
+        nodes: of the graph.
+        like: a tensor on the device of the answer.
+    """
+    answers: list[Tensor] = []
+    unmasked = 0
+    for node in nodes:
+        name = node.name()
+        if name.startswith("ScaledDotProduct"):
+            mask = getattr(node, "_saved_attn_mask", None)
+            known = getattr(node, "_saved_is_causal", False)
+            answers.append(like.new_tensor(1) if known else _hides_later(mask, like))
+        elif name.startswith("SoftmaxBackward"):
+            unmasked += 1
+        elif name.startswith("MaskedFill") and len(answers) < _MASKS:
+            unmasked -= 1
+            answers.append(_hides_later(getattr(node, "_saved_mask", None), like))
+    return torch.stack(answers).min() if answers and unmasked <= 0 else like.new_tensor(0)
+
+
+def _hides_later(mask: Any, like: Tensor) -> Tensor:
+    """Whether a mask (True, or minus infinity, where nothing is seen) hides all later positions and no first one."""
+    if not is_plain(mask) or mask.dim() < 2 or not mask.shape[-1] == mask.shape[-2] > 1:
+        return like.new_tensor(0)
+    one = mask.reshape(-1, *mask.shape[-2:])[0]
+    hidden = one if one.dtype is torch.bool else one.isneginf()
+    later = torch.ones_like(hidden).triu(1)
+    return ((hidden | ~later).all() & ~hidden[0, 0]).to(like.device, like.dtype)

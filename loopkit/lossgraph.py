@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from loopkit.lossfunctions import RawNode
+from loopkit.lossfunctions import told as told_of_node
+from loopkit.lossmade import RawSwapped
+from loopkit.lossmade import told as told_of_swapped
 from loopkit.lossreading import LossReading, LossTerm
 from loopkit.padding import Doors
 from loopkit.padding import told as told_of_padding
@@ -26,6 +30,8 @@ from loopkit.unseen import unseen
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from loopkit.lossnodes import UnusedLoss
 
 Node = Any
 """`torch.autograd.graph.Node`, whose saved values differ from kind to kind."""
@@ -62,13 +68,16 @@ class RawTerm(NamedTuple):
 class RawLoss:
     """What was read of a loss, before anybody asked to know."""
 
-    __slots__ = ("changed", "outer", "scaled", "terms", "walked")
+    __slots__ = ("changed", "nodes", "outer", "scaled", "swapped", "terms", "unused", "walked")
 
     def __init__(self) -> None:
         self.outer: tuple[tuple[Any, bool], ...] = ()
         self.terms: tuple[RawTerm, ...] = ()
         self.scaled = False
         self.walked: dict[str, Any] = {}
+        self.nodes: tuple[RawNode, ...] = ()
+        self.swapped: tuple[RawSwapped, ...] = ()
+        self.unused: tuple[UnusedLoss, ...] = ()
         self.changed: list[tuple[int, Tensor]] = []  # which optimizer, and whether a sampled parameter of it was
 
 
@@ -118,7 +127,7 @@ class LossGraph:
         return read
 
     def behind(self, root: Tensor) -> tuple[Node, list[tuple[Any, bool]], bool]:
-        """The first node that does more than scale the loss, the constants before it, and whether a GradScaler's is."""
+        """The first node that does more than scale the loss; the constants before it; is one a GradScaler's?"""
         read = RawLoss()
         return *self._down(root.grad_fn, read), read.scaled
 
@@ -272,6 +281,9 @@ def told(raw: RawLoss) -> LossReading:
                 for term in raw.terms
             ),
             scaled=raw.scaled,
+            nodes=tuple(told_of_node(node) for node in raw.nodes),
+            swapped=told_of_swapped(raw.swapped),
+            unused=raw.unused,
             **walked,
         )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loopkit.callsite import Site
+    from loopkit.lossnodes import LossNode, Swapped, UnusedLoss
     from loopkit.strays import Missed, Stray
 
 
@@ -69,6 +70,8 @@ class Reach:
         step: the optimizer's last step, where any are stale.
         changed: how many were changed through `.data` since the forward that used them, of the few that are sampled.
         missed: modules all of whose parameters it owns and has never stepped, and which this loss does not reach.
+        idle: how many parameters came to it after others of it had been trained, if all that came then is frozen.
+        made: where it was constructed, if that was heard.
     """
 
     optimizer: str
@@ -81,6 +84,8 @@ class Reach:
     step: Site | None
     changed: int = 0
     missed: tuple[Missed, ...] = ()
+    idle: int = 0
+    made: Site | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,10 @@ class LossReading:
         double: a graph of the backward itself was asked for (`create_graph`).
         spare: the backward just before this one kept its graph (`retain_graph`), and this one uses none made by then.
         selective: it adds only to the tensors it was told to (`inputs`).
+        nodes: the loss functions in its graph.
+        swapped: calls of loss functions since the backward before that were given a target with a graph and a
+            prediction without one.
+        unused: losses made in this update that were never part of one that was sent backward.
         dtype: of the loss, such as "float32".
         autocast: the type autocast casts to while this backward runs; "" where it is off, as it should be.
         casts: how many weights were cast on use, by type: autocast was on around the forward.
@@ -128,6 +137,9 @@ class LossReading:
     retained: bool = False
     double: bool = False
     selective: bool = False
+    nodes: tuple[LossNode, ...] = ()
+    swapped: tuple[Swapped, ...] = ()
+    unused: tuple[UnusedLoss, ...] = ()
     spare: bool = False
     dtype: str = ""
     autocast: str = ""

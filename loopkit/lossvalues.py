@@ -16,6 +16,7 @@ The numbers of a summary, by name:
 | `off_0`, `off_1`, `off_2` | targets and tokens | targets that differ from the token 0, 1, 2 positions on |
 | `fits_0`, `fits_1`, `fits_2` | targets and tokens | targets compared for that |
 | `pads`, `padded_rows`, `full_rows` | tokens | filler at the ends of rows; rows with it, and without |
+| `empty_rows` | tokens | rows of filler alone |
 | `inside`, `last_low`, `last_high` | tokens | filler elsewhere; extremes of what comes just before the filler |
 | `pads_counted`, `pad_low`, `pad_high` | targets | of those at these ends: how many count, and their extremes |
 | `like_pad`, `dropped` | targets | elsewhere: how many equal `pad_low`, and how many are ignored |
@@ -38,8 +39,11 @@ _TOP, _BOTTOM = 1 << 52, -(1 << 52)  # a double holds these exactly
 
 
 def is_plain(value: object) -> TypeGuard[Tensor]:
-    """A dense tensor whose values are its own: no fake, sharded or nested one, and none in a graph being captured."""
-    if type(value) not in (Tensor, nn.Parameter):
+    """A dense tensor whose values are its own: no fake, sharded or nested one, and none in a graph being captured.
+
+    Inside `torch.func` transforms nothing is: a tensor of all samples passes for one of a sample there.
+    """
+    if type(value) not in (Tensor, nn.Parameter) or torch._C._functorch.maybe_current_level() is not None:
         return False
     assert isinstance(value, Tensor)
     if value.layout is not torch.strided or value.is_meta or value.is_quantized or value.is_complex():
@@ -111,6 +115,7 @@ def of_tokens(ids: Tensor, filler: int) -> tuple[Summary, Tensor]:
         "pads": ends.sum(),
         "padded_rows": padded.sum(),
         "full_rows": (~padded).sum(),
+        "empty_rows": ends.all(1).sum(),
         "inside": (is_filler & ~ends).sum(),
     }
     low, high = _span(ids[:, :-1], ends[:, 1:] & ~ends[:, :-1]) if ids.shape[1] > 1 else (ends.sum(), ends.sum())

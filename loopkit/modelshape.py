@@ -21,7 +21,7 @@ class ModelShape(NamedTuple):
         filler: the one `padding_idx` of its embeddings, or else `pad_token_id` of its configuration; None where
             there is none, or several.
         takes_mask: its forward has an argument `attention_mask`.
-        causal: some of its attention says that it is causal.
+        causal: some of its attention says that it is causal; or it has one recurrent layer, which runs forward.
         two_way: some says that it is not: all of it, or that of the encoder before a decoder.
         first: the class of the first module that has parameters of its own.
     """
@@ -52,6 +52,7 @@ class ModelShapes:
 def _look(module: nn.Module) -> ModelShape:
     fillers: set[int] = set()
     causal: set[bool] = set()
+    one_way: list[bool] = []
     first = ""
     for _, each in zip(range(_MODULES), module.modules(), strict=False):
         if isinstance(each, nn.Embedding) and each.padding_idx is not None:
@@ -59,6 +60,8 @@ def _look(module: nn.Module) -> ModelShape:
         said = vars(each).get("is_causal")
         if isinstance(said, bool):
             causal.add(said)
+        if isinstance(each, nn.RNNBase):
+            one_way.append(not each.bidirectional)
         if not first and each._parameters:
             first = type(each).__name__
     try:
@@ -70,4 +73,4 @@ def _look(module: nn.Module) -> ModelShape:
         fillers.add(declared)
     filler = fillers.pop() if len(fillers) == 1 else None
     two_way = False in causal and (True not in causal or getattr(config, "is_encoder_decoder", False) is True)
-    return ModelShape(filler, takes_mask, True in causal, two_way, first)
+    return ModelShape(filler, takes_mask, True in causal or (one_way == [True] and not causal), two_way, first)

@@ -6,6 +6,7 @@ sums stay on the device until a check asks; then all that wait are read in one t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loopkit.holdings import is_zero
+from loopkit.samples import can_be_sampled, sample_of
 from loopkit.unseen import unseen
-from loopkit.weights import can_be_sampled, sample_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +66,8 @@ class StepMoves:
         optimizer, number: its label, and which optimizer of the run it is.
         stock: one of torch's own.
         step: how many it has executed, this one included.
+        rate: the largest learning rate of its groups.
+        full_rate: what a scheduler says that it is a part of; None without one.
         moves: one for each sampled parameter that had a gradient and a rate.
     """
 
@@ -72,6 +75,8 @@ class StepMoves:
     number: int
     stock: bool
     step: int
+    rate: float
+    full_rate: float | None
     moves: tuple[Move, ...]
 
 
@@ -109,7 +114,8 @@ class Moves:
                     )
                     sums.append(_sums(each.sample, now, grad))
         if sums:
-            made = StepMoves(owner.label, owner.number, owner.stock, owner.steps + 1, ())
+            rates = _rate(owner, "lr"), _rate(owner, "initial_lr") or None
+            made = StepMoves(owner.label, owner.number, owner.stock, owner.steps + 1, *rates, ())
             self._waiting.append((made, about, sums))
 
     def of_steps(self) -> list[StepMoves]:
@@ -121,8 +127,7 @@ class Moves:
                 numbers = iter(_read_rows(every))
             for made, about, sums in waiting:
                 moves = tuple(_move(row, next(numbers)) for row, _ in zip(about, sums, strict=True))
-                fields = made.optimizer, made.number, made.stock, made.step
-                self._read.append(StepMoves(*fields, moves))
+                self._read.append(dataclasses.replace(made, moves=moves))
         return self._read
 
 
@@ -131,6 +136,13 @@ def _places(owner: Owner) -> dict[int, int]:
     groups = getattr(owner.optimizer(), "param_groups", ())
     every = [(each, group) for group in groups for each in group["params"]]
     return {id(each): at for at, (each, group) in enumerate(every) if not is_zero(group.get("lr"))}
+
+
+def _rate(owner: Owner, name: str) -> float:
+    """The largest of its groups' rates; 0 where none is a number at hand."""
+    groups = getattr(owner.optimizer(), "param_groups", ())
+    rates = [group.get(name) for group in groups]
+    return max([float(rate) for rate in rates if isinstance(rate, (int, float))], default=0.0)
 
 
 def _sums(before: Tensor, now: Tensor, grad: Tensor) -> Tensor:
@@ -142,7 +154,7 @@ def _sums(before: Tensor, now: Tensor, grad: Tensor) -> Tensor:
         fed.sum(),
         (fed & (before != now)).sum(),
         (fed & (sample.abs() < _SUBNORMAL)).sum(),
-        grad.detach().float().square().mean(),
+        torch.linalg.vector_norm(grad.detach(), dtype=torch.float32).square() / grad.numel(),
         old.square().mean(),
         (new - old).square().mean(),
     )

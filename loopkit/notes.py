@@ -31,6 +31,8 @@ class Notes:
         notes = self.said()
         if recorder.losses.error is not None:
             notes.append(("*", f"the graph of a loss could not be read: {recorder.losses.error!r}"))
+        if recorder.losses.making.error is not None:
+            notes.append(("*", f"the loss functions of a graph could not be read: {recorder.losses.making.error!r}"))
         if recorder.losses.survey.error is not None:
             notes.append(("*", f"the model could not be searched: {recorder.losses.survey.error!r}"))
         for owner in recorder.ledger.owners():

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from loopkit.samples import can_be_sampled, differ, sample_of
 from loopkit.unseen import unseen
 from loopkit.update import Pending
-from loopkit.weights import can_be_sampled, differ, sample_of
 
 if TYPE_CHECKING:
     from torch import Tensor

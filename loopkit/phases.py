@@ -34,6 +34,7 @@ class Phases(Record):
         tracks: whether `source` is kept: where loaders may have to end, or evaluations are inferred.
         source: `id` of the iterator that handed out the last batch.
         batches: handed out so far.
+        learned: passes over loaders that were trained on.
         evaluating: an evaluation has begun and training has not gone on.
         listening: `Modes` looks at the forward that runs, and is to be told when it ends.
         on_evaluation: called at each forward without gradients, with whether it begins an evaluation.
@@ -54,6 +55,7 @@ class Phases(Record):
         self.tracks = False
         self.source = 0
         self.batches = 0
+        self.learned = 0
         self.evaluating = False
         self.listening = False
         self.on_evaluation: Callable[[bool], None] | None = None
@@ -122,6 +124,7 @@ class Phases(Record):
     def _learn(self) -> None:
         """A backward came after a batch of another iterator than the last one did."""
         self._trained = self.source
+        self.learned += 1
         self.sources.learn(self.source)
         self.feeds.trained(self.source)
 

@@ -96,6 +96,7 @@ def told(raw: RawReading) -> StepReading:
         touched=owner.doubt.is_touched() or _is_hooked(owner),
         least=min((state.count for state, _ in kinds if state.fresh), default=0),
         scaled=bool(shape & BY_SCALER),
+        effect=owner.effort.told(owner) if owner.effort is not None and owner.effort.at == steps else None,
     )
 
 

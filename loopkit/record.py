@@ -48,6 +48,7 @@ class Record:
         self._open = OpenSteps(ledger)
         self._prelude: set[int] = set()
         self._prelude_over = False
+        self._tells_next = False
 
     def _note(self, code: int, site: Site, raw: Raw = None) -> None:
         """Append an event."""
@@ -79,7 +80,8 @@ class Record:
                 self.on_walking(losses.walking)
         else:
             losses.wanted = losses.first = False
-        if seen & (seen - 1) == 0:
+        if seen & (seen - 1) == 0 or self._tells_next:
+            self._tells_next = False
             update = self.history.update(self._events, signature, self.steps, truncated=self._truncated)
             self._reset()
             self._deliver(update, signature)
@@ -96,6 +98,12 @@ class Record:
         """A GradScaler executed the steps of the current update from event `start` on."""
         mark_steps(self._events, start)
 
+    def tell_next(self) -> None:
+        """Weights came from outside: the next update is told, whatever its shape."""
+        if self._stepped and not self._open.stack:
+            self.close()
+        self._tells_next = True
+
     def last_reading(self) -> StepReading | None:
         """What the ledger said of the last executed step of the current update; None before one."""
         raw = next((raw for code, _, raw in reversed(self._events) if code & 15 == STEP), None)
@@ -110,6 +118,7 @@ class Record:
         """The run ends: an update that has stepped is judged, one that has not is left out."""
         if self._stepped:
             self.close()
+        self.losses.finite.forget()
 
     def unfinished(self) -> str:
         """The row of events since the last step: all there is, in a loop that never steps."""

@@ -34,6 +34,7 @@ from loopkit.signature import (
     Signature,
     bits_of,
 )
+from loopkit.twins import Twins
 from loopkit.update import Update
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Recorder(Phases):
         self._forwards_before = 0
         self._inputs = Inputs()
         self._loaders = Loaders()
+        self.twins: Twins | None = None  # while the first batches of a pass are compared
         self.models = models
         self.scheduling = Schedulers(ledger)
         self.schedulers_open = 0  # whose `step` may call that of others
@@ -74,6 +76,10 @@ class Recorder(Phases):
         self._clips = Clips(ledger)
         self._site: Site | None = None
         self.losses.modes.recorder = self
+
+    def instruments(self) -> dict[type[Any], Any]:
+        """Those it feeds, which checks may ask for."""
+        return {type(each): each for each in (self.feeds, self.losses.levels, self.losses.draws)}
 
     # -- data and forward --------------------------------------------------------------------------------
 
@@ -87,11 +93,12 @@ class Recorder(Phases):
         if len(self._events) < LONGEST:
             self._events.append((EPOCH | bits_of(number), None, (number, length)))
 
-    def batch(self, args: tuple[Any, ...] = (), *more: object) -> None:
+    def batch(self, args: tuple[Any, ...] = (), _: object = None, batch: Any = None) -> None:
         """A batch arrived.
 
         Args:
-            args: first of them, the iterator it came from; last of what follows, the batch.
+            args: first of them, the iterator it came from.
+            batch: the batch.
         """
         if self._stepped and not self._open.stack:
             self.close()
@@ -100,8 +107,10 @@ class Recorder(Phases):
                 self.training_goes_on()
             self.source = id(args[0])
         self.batches += 1
-        if self.on_batch is not None and more:
-            self.on_batch(more[-1])
+        if self.on_batch is not None:
+            self.on_batch(batch)
+        if self.twins is not None and not self.twins.saw(args[0] if args else None, batch):
+            self.twins = None
         if not self._events or self._events[-1] is not BATCH_EVENT:
             self._events.append(BATCH_EVENT)
 
@@ -121,7 +130,8 @@ class Recorder(Phases):
         self.forwards += 1
         if self.losses.walking:
             self._entered(module, args, kwargs)
-            self.replicas.forward_began(module, self.backwards, self.steps, self.sites)
+            self.replicas.forward_began(module, (args, kwargs), self.backwards, self.steps, self.sites)
+            self.losses.levels.site = self.sites.here(FORWARD, brief=True)
         ledger = self.ledger
         ledger.now.tick += 1
         ledger.last_forward = ledger.now.tick
@@ -132,7 +142,7 @@ class Recorder(Phases):
     def forward_ended(self) -> None:
         """The outermost module returned; told of while searching, and in updates whose graphs are walked."""
         if self.losses.walking and torch.is_grad_enabled():
-            self.losses.forward_ended()
+            self.losses.forward_ended(self.steps)
 
     # -- backward and gradients --------------------------------------------------------------------------
 

@@ -33,11 +33,12 @@ class Origin:
     Args:
         kind: "input" (the model was given them), "module" (its inputs were finite and its output is not), "around"
             (between modules: what it was given is not finite, though all that modules returned before is), "loss"
-            (after the model: all that its modules returned is finite), "weights" (parameters were not finite before
-            the forward), or "" where that is not known.
-        name: of the module, from the outermost on, or of the input.
+            (after the model: all that its modules returned is finite), "target" and "operation" (there too: its
+            targets are not finite, or it takes a logarithm of, or divides by, what it cannot), "weights" (parameters
+            were not finite before the forward), or "" where that is not known.
+        name: of the module, from the outermost on, of the input, or of the operation.
         type: the module's class.
-        bad, total: how many values of how many, of an input or of a module's output.
+        bad, total: how many values of how many: of an input, a module's output, targets, or what is operated on.
         why: why it is not known.
     """
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.nn.parallel import DistributedDataParallel
 
+from loopkit.digests import Digests
+from loopkit.shards import Shards
 from loopkit.sums import Sums
 from loopkit.wraps import Wrap
 
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
 _WRAPS = 64
 _FORWARDS = 256
 """Forwards remembered of one update."""
-_FORWARD = 42  # for the cache of call sites
+_ALWAYS = 4
+"""Steps at the start of a run that are sampled; later those numbered by a power of two."""
+_Given = tuple[tuple[Any, ...], dict[str, Any]]
+_FORWARD = 52  # for the cache of call sites
 
 
 class _Forward(NamedTuple):
@@ -69,6 +74,10 @@ class Replicas:
         wraps: in the order they were made.
         lapses: of the last update that was looked at.
         sums: of the parameters, after some of the steps.
+        shards: passes over loaders that give each rank a share.
+        digests: of what the wrappers were given.
+        batches_at: the line that began the last pass over a loader; None where there was none.
+        fed_at: what that was when the first digest was taken: the loop that trains.
         error: why nothing is looked at any more, or None.
     """
 
@@ -76,7 +85,11 @@ class Replicas:
         self.wraps: list[Wrap] = []
         self.lapses: list[Lapse] = []
         self.sums = Sums()
+        self.digests = Digests()
+        self.batches_at: Site | None = None
+        self.fed_at: Site | None = None
         self.error: Exception | None = None
+        self.shards = Shards()
         self._sent = 0
         self._forwards: list[_Forward] = []
         self._at = (-1, 0)
@@ -89,6 +102,7 @@ class Replicas:
     def sent(self, elements: int) -> None:
         """The program called a collective itself, with a tensor of so many elements."""
         self._sent = max(self._sent, elements)
+        self.shards.calls += 1
 
     def by_hand(self, wrap: Wrap) -> bool:
         """Whether the program may have averaged this model's gradients or weights itself, at any time so far."""
@@ -107,11 +121,14 @@ class Replicas:
             if module is wrap.ddp() or wrap.holds(module) or wrap.lies_in(module):
                 wrap.loads = [*wrap.loads[-7:], site]
 
-    def forward_began(self, module: nn.Module, backwards: int, steps: int, sites: CallSites) -> None:
-        """The outermost module is called with gradients on."""
+    def forward_began(self, module: nn.Module, given: _Given, backwards: int, steps: int, sites: CallSites) -> None:
+        """The outermost module is called with gradients on; `given` are its arguments."""
         if self.error is None and (self.wraps or _ddp_of(module) is not None):
             try:
                 self._forward(module, backwards, steps, sites)
+                wrap = next((wrap for wrap in self.wraps if wrap.ddp() is _eager(module)), None)
+                if wrap is not None and wrap.synchronises:
+                    self.digests.given(wrap.number, *given)
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
 
@@ -135,6 +152,7 @@ class Replicas:
     def _forward(self, module: nn.Module, backwards: int, steps: int, sites: CallSites) -> None:
         if steps != self._at[0]:
             self._forwards.clear()
+            self.digests.forget()
             self._at = steps, backwards
         ddp = _ddp_of(module)
         if ddp is not None and all(wrap.ddp() is not ddp for wrap in self.wraps):
@@ -152,12 +170,20 @@ class Replicas:
             mine = [(name, each) for name, each in wrap.named() if id(each) in owned]
             if not mine:
                 continue
-            self.sums.take(wrap, f"{owner.number}:{owner.steps + 1}")
+            if steps < _ALWAYS or not steps & (steps + 1):
+                self._sample(wrap, f"{owner.number}:{owner.steps + 1}")
             if steps == self._at[0] and backwards > self._at[1] and len(self._forwards) < _FORWARDS:
                 yield from self._lapses(wrap, owner.number, backwards, steps + 1)
             lost = tuple((name, why) for name, each in mine if (why := _uncovered(each, wrap, wraps)))
             if lost:
                 yield Lapse("uncovered", wrap, owner.number, steps + 1, parameters=lost)
+
+    def _sample(self, wrap: Wrap, at: str) -> None:
+        """Take numbers that can be compared: at steps that all ranks choose alike, whatever else they do."""
+        self.sums.take(wrap, at)
+        if not self.digests.taken:
+            self.fed_at = self.batches_at
+        self.digests.stepped(wrap.number, at)
 
     def _lapses(self, wrap: Wrap, owner: int, backwards: int, step: int) -> Iterator[Lapse]:
         """Whether the forwards that a backward followed went through the wrapper, and were to be synchronised."""

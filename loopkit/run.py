@@ -70,6 +70,7 @@ class Run(Ending):
         self._instruments |= self.recorder.losses.instruments()
         self.recorder.replicas = self.instrument(Replicas)
         self.history = self.recorder.history
+        self._instruments |= self.recorder.instruments()
         manager.when_one_fails(self._plugin_failed)
 
     # -- what plugins ask --------------------------------------------------------------------------------

@@ -62,16 +62,24 @@ def mark_steps(events: list[Any], start: int) -> None:
 
 
 class Scales:
-    """The scales of the run's GradScalers, held weakly. An instrument, fed by the tap."""
+    """The scales of the run's GradScalers, held weakly. An instrument, fed by the tap.
+
+    Attributes:
+        plain: all of them scale and step as torch's own does, so that both are heard.
+    """
 
     def __init__(self) -> None:
+        self.plain = True
         self._known: list[Callable[[], Any]] = []
 
-    def met(self, scale: Any) -> None:
-        """A scaler's scale, as its `scale` or `step` is called."""
+    def met(self, scaler: Any) -> None:
+        """A scaler, as its `scale` is called."""
+        scale = getattr(scaler, "_scale", None)
         if isinstance(scale, torch.Tensor) and all(known() is not scale for known in self._known):
             self._known = [known for known in self._known if known() is not None]
             self._known.append(weakref.ref(scale))
+            own, torchs = type(scaler), torch.amp.GradScaler
+            self.plain = self.plain and own.scale is torchs.scale and own.step is torchs.step
 
     def now(self) -> list[float]:
         """What they are; waits for the device."""

@@ -119,9 +119,11 @@ class ScheduleReading:
 def settings_of(state: Mapping[str, Any]) -> Settings:
     """The settings in a scheduler's attributes, or in its `state_dict()`, which holds the same."""
     plain = {
-        name: tuple(value) if isinstance(value, list) else value
+        name: tuple(value) if isinstance(value, list | tuple) else value
         for name, value in state.items()
-        if name not in _CHANGING and all(map(_is_plain, value if isinstance(value, list) else [value]))
+        if name not in _CHANGING
+        and (name[:1] != "_" or name == "_milestones")
+        and all(map(_is_plain, value if isinstance(value, list | tuple) else [value]))
     }
     return tuple(sorted(plain.items()))
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from loopkit.samples import can_be_sampled
 from loopkit.unseen import unseen
-from loopkit.weights import can_be_sampled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _LATEST = 3
-_PARAMETERS = 2000
+_PARAMETERS = 512
+"""Sampled of one model, evenly spread, beyond that."""
 Sample = list[list[float]]
 
 
@@ -42,7 +43,8 @@ class Sums:
             at: what names this moment on every rank.
         """
         found = [(name, each) for name, each in wrap.named() if can_be_sampled(each)]
-        found = [(name, each) for name, each in found if each.device == found[0][1].device][:_PARAMETERS]
+        found = [(name, each) for name, each in found if each.device == found[0][1].device]
+        found = found[:: max(1, -(-len(found) // _PARAMETERS))]
         if not found:
             return
         names = [name for name, _ in found]

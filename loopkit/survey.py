@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from loopkit.meant import meant_for, orphans
+from loopkit.meant import Newcomers, meant_for, orphans
 from loopkit.models import Models, Spot, is_own
 from loopkit.strays import Missed, Stray
 from loopkit.untouched import Untouched
@@ -34,12 +34,15 @@ class Survey:
 
     Attributes:
         error: why it does so no more, or None.
+        newcomers: what optimizers came to own late.
     """
 
     def __init__(self, models: Models, ledger: Ledger) -> None:
         self._models = models
         self._ledger = ledger
         self._untouched = Untouched()
+        self.newcomers = Newcomers()
+        self._last: dict[str, Callable[[], Tensor | None]] = {}  # the first stray of each part, at the last walk
         self._owned: dict[int, Callable[[], Tensor | None]] = {}
         self.error: Exception | None = None
 
@@ -49,6 +52,7 @@ class Survey:
             return (), {}
         try:
             owners = self._ledger.owners()
+            self.newcomers.look(owners, self._owned)
             owned = self._own(owners)
             missed = {owner.number: self._missed(owner, walk, updates) for owner in owners}
             return self._strays(walk, owned, updates), missed
@@ -105,7 +109,9 @@ class Survey:
         root = spot.parents[0] if spot.parents else spot.module
         tensors = [tensor for _, tensor in group]
         kept, walks = self._kept(tensors, updates)
-        meant = meant_for(root, tensors, owned, lost)
+        last, self._last[name] = self._last.get(name), weakref.ref(tensors[0])
+        moved = not kept and last is not None and last() is tensors[0]
+        meant = meant_for(root, tensors, owned, lost, moved=moved)
         return Stray(
             name=name,
             first=spot.name,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from loopkit.callsite import Site
+    from loopkit.effect import Effect
     from loopkit.schedule import ScheduleReading
 
 
@@ -106,6 +107,7 @@ class StepReading:
         touched: what backward made may be scaled where versions do not show it: through `.data`, or in hooks.
         least: contributions to the parameter that got the fewest, of those that got any.
         scaled: a GradScaler executed it.
+        effect: what it did, where that was looked at: in updates whose graph was walked.
     """
 
     optimizer: str
@@ -137,6 +139,7 @@ class StepReading:
     least: int = 0
     touched: bool = False
     scaled: bool = False
+    effect: Effect | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from loopkit.efforts import Effort
 from loopkit.holdings import Owner
 from loopkit.ledger import Ledger, sequence_number
+from loopkit.samples import can_be_sampled, differ, sample_of
 from loopkit.unseen import unseen
 
 if TYPE_CHECKING:
@@ -27,8 +29,6 @@ _TENSORS = 16
 """Parameters of each optimizer of which a sample is kept."""
 _MOST = 64
 """Parameters of all optimizers together."""
-_ELEMENTS = 64
-"""Elements of one of them, evenly spread."""
 _FORWARDS = 32
 """Forwards of one update after which samples are taken."""
 
@@ -72,8 +72,12 @@ class Weights:
                     self._kept.append(kept)
 
     def stepped(self, owner: Owner) -> list[Kept]:
-        """A step may have moved this optimizer's parameters; the samples of them that are dropped."""
+        """A step may have moved this optimizer's parameters: note what it did; the samples that are dropped."""
         dropped = [each for each in self._kept if each.owner == owner.number]
+        own = [(parameter, each.sample) for each in dropped if (parameter := each.parameter()) is not None]
+        if owner.effort is None:
+            owner.effort = Effort()
+        owner.effort.stepped(owner, own)
         if dropped:
             self._kept = [each for each in self._kept if each.owner != owner.number]
         return dropped
@@ -104,37 +108,3 @@ class Weights:
                 if now.device.type == "cpu" and torch.equal(now, each.sample):
                     continue  # one operation where `differ` takes six, and nothing has to be told
                 yield each.owner, differ(now, each.sample)
-
-
-def differ(one: Tensor, other: Tensor) -> Tensor:
-    """Whether two samples differ, as a tensor on their device; NaN equals NaN."""
-    with unseen():
-        return ((one != other) & ~(one.isnan() & other.isnan())).any()
-
-
-def sample_of(tensor: Tensor) -> Tensor:
-    """A copy of some elements, evenly spread."""
-    with unseen():
-        flat = tensor.detach().view(-1)
-        return flat[:: max(1, flat.numel() // _ELEMENTS)][: 2 * _ELEMENTS].clone()
-
-
-def can_be_sampled(parameter: Tensor) -> bool:
-    """Whether its values are its own: no subclass (sharded, quantised, fake), and nobody else's to write to."""
-    return (
-        type(parameter) in (torch.nn.Parameter, torch.Tensor)
-        and parameter.layout is torch.strided
-        and parameter.is_floating_point()
-        and parameter.is_contiguous()
-        and parameter.numel() > 0
-        and _is_at_hand(parameter)
-    )
-
-
-def _is_at_hand(parameter: Tensor) -> bool:
-    """Whether this process alone writes to it, and may read it now."""
-    if parameter.device.type == "cuda":  # where all tensors say that they are shared
-        return not torch.cuda.is_current_stream_capturing()
-    # In shared memory other processes train it too (Hogwild).
-    # `Tensor.is_shared` would go through a storage that it deprecates, at three times the cost.
-    return parameter.device.type == "cpu" and not parameter.untyped_storage().is_shared()

@@ -43,6 +43,8 @@ def picture() -> dict[str, object]:
     seen: dict[str, object] = {
         "run": current_run(),
         "multiprocessing.spawn.get_preparation_data": multiprocessing.spawn.get_preparation_data,
+        "torch.save": torch.save,
+        "torch.load": torch.load,
         "torch.kl_div": torch.kl_div,
         "torch.binary_cross_entropy_with_logits": torch.binary_cross_entropy_with_logits,
     }
@@ -51,7 +53,7 @@ def picture() -> dict[str, object]:
             if callable(value):
                 seen[f"{owner.__name__}.{name}"] = value
     for cls in _module_classes():
-        for name in ("__call__", "train", "zero_grad"):
+        for name in ("__call__", "train", "zero_grad", "state_dict", "load_state_dict"):
             seen[f"{cls.__module__}.{cls.__qualname__}.{name}"] = vars(cls).get(name)
     for module, names in (
         (torch_module, [name for name in vars(torch_module) if name.startswith("_global_")]),

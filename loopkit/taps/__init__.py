@@ -5,6 +5,7 @@
 | iterating a `DataLoader` | `batch_loaded`, `loader_started`, `loader_exhausted` | `loader.py` |
 | calling the outermost `Module` | `before_forward`, `after_forward` | `module.py` |
 | a `torch.nn.functional` loss, while graphs are walked | none: `Criteria` reads it | `values.py` |
+| such a loss, from a forward to its backward | none: `Making` reads its graph | `losses.py` |
 | calling it without gradients | `evaluation_started`, `evaluation_finished` | `criterion.py` |
 | meanwhile, a `torch.nn.functional` loss, or the model's `.loss` | `metric_logged` | `criterion.py` |
 | a reentrant `torch.utils.checkpoint.checkpoint` | `checkpoint_cut` | `checkpoint.py` |
@@ -15,10 +16,21 @@
 | `Optimizer.zero_grad`, `Module.zero_grad` | `before_zero_grad`, `after_zero_grad` | `optimizer.py` |
 | `LRScheduler.step` | `scheduler_stepped` | `scheduler.py` |
 | `Module.train`, `Module.eval` | `mode_changed` | `mode.py` |
+| `torch.save`, `torch.load` | `state_saved`, `state_read` | `state.py` |
+| `Module.state_dict` | `state_taken` | `state.py` |
+| `load_state_dict` of a module, optimizer, scheduler, scaler | `state_loaded` | `state.py` |
 
 `ddp.py` hears what makes no event: wrappers made, states loaded, collectives of the program's own.
 All but checkpoints, modes and evaluations also feed the record of the current update, so they are installed in every
 run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an event.
+All but checkpoints, modes, states and evaluations also feed the record of the current update, so they are installed
+in every run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is
+an event.
+| `torch.manual_seed` | `generator_seeded` | `seeding.py` |
+
+All but checkpoints, modes, seeds and evaluations also feed the record of the current update, so they are installed in
+every run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an
+event.
 """
 
 from __future__ import annotations
@@ -34,10 +46,13 @@ from loopkit.taps import (
     criterion,
     ddp,
     loader,
+    losses,
     mode,
     module,
     optimizer,
     scheduler,
+    seeding,
+    state,
     values,
 )
 from loopkit.taps.patch import Handle, Taps
@@ -46,6 +61,7 @@ ALWAYS: tuple[Callable[[Run], Handle], ...] = (
     loader.install,
     module.install,
     autograd.install,
+    losses.install,
     clipping.install,
     amp.install,
     optimizer.install,
@@ -56,6 +72,8 @@ IF_HEARD: dict[str, Callable[[Run], Handle]] = {
     "mode_changed": mode.install,
     "checkpoint_cut": checkpoint.install,
     "update_finished": values.install,
+    **dict.fromkeys(("state_saved", "state_read", "state_taken", "state_loaded"), state.install),
+    "generator_seeded": seeding.install,
     **dict.fromkeys(sorted(loader.EVALUATIONS), criterion.install),
 }
 

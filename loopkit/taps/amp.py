@@ -29,7 +29,7 @@ def _scaled(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     scale = getattr(args[0], "_scale", None)
     if isinstance(scale, torch.Tensor):
         run.recorder.losses.graph.scales_with(scale)
-        run.instrument(Scales).met(scale)
+        run.instrument(Scales).met(args[0])
 
 
 def _before_unscale(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

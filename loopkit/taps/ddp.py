@@ -14,7 +14,7 @@ import torch
 from loopkit.run import Run
 from loopkit.taps.patch import Handle, Tap, Taps
 
-_CONSTRUCTION, _LOAD = 40, 41
+_CONSTRUCTION, _LOAD = 50, 51
 """Stand for these calls among those whose last site is remembered; events of an update have smaller numbers."""
 
 

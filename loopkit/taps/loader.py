@@ -9,18 +9,19 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from torch.utils.data import dataloader
+from torch.utils.data import IterableDataset, dataloader
 
 from loopkit.recorder import Recorder
 from loopkit.run import Run
 from loopkit.taps import stopping
 from loopkit.taps.consumer import asked_by
 from loopkit.taps.patch import Handle, Tap, Taps
+from loopkit.twins import Twins
 
 EVALUATIONS = frozenset({"evaluation_started", "evaluation_finished", "metric_logged"})
 """Hooks for whose sake evaluations are inferred."""
 _PASSES = frozenset({"loader_started", "loader_exhausted"})
-_MADE, _ASKED = 40, 41
+_MADE, _ASKED, _SHARED = 40, 41, 53
 """Stand for these calls among those whose last site is remembered; events of an update have smaller numbers."""
 
 
@@ -56,14 +57,21 @@ def _restarted(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: 
 def _pass_began(run: Run, iterator: Any, loader: Any) -> None:
     run.recorder.pass_began(iterator, loader)
     run.recorder.epoch_began(loader)
+    recorder = run.recorder
+    if recorder.replicas.wraps:
+        site = recorder.replicas.batches_at = recorder.sites.here(_SHARED)
+        recorder.replicas.shards.began(loader, site, recorder)
     if _PASSES & run.heard:
         site = run.recorder.sites.here(_MADE, brief=True)
         feed = run.recorder.feeds.began(iterator, loader, site, run.recorder.ledger.owners())
+        workers = getattr(loader, "num_workers", 0)
+        if workers > 1 and isinstance(loader.dataset, IterableDataset):
+            run.recorder.twins = Twins(feed, iterator, workers)
         run.emit("loader_started", loader=loader, feed=feed)
 
 
 def _loaded(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> None:
-    run.recorder.batch(args, batch)
+    run.recorder.batch(args, kwargs, batch)
     run.emit("batch_loaded", batch=batch, loader=run.recorder.sources.loader(args[0]))
 
 

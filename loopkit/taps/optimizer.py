@@ -43,7 +43,8 @@ def _clearing(run: Run) -> Handle:
 def _constructed(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     recorder = run.recorder
     recorder.meets(args, kwargs)
-    recorder.ledger.constructed(args[0], recorder.sites.here(_CONSTRUCTION), recorder.sources.training)
+    passes = recorder.sources.training, recorder.learned
+    recorder.ledger.constructed(args[0], recorder.sites.here(_CONSTRUCTION), passes)
 
 
 class _Steps:

@@ -130,6 +130,7 @@ def test_the_encoder_before_a_decoder_looks_both_ways() -> None:
         loop_of(model=lambda: Encoder(is_causal=None)),
         loop_of(model=lambda: Encoder(filler=None)),
         loop_of(ids=lambda: tokens((6, 6, 6, 6))),
+        loop_of(ids=lambda: torch.zeros(4, 6).long()),  # rows of nothing else
         loop_of(ids=lambda: tokens((6, 6, 6, 5))),  # one row, one position
         loop_of(ids=lambda: tokens().roll(3, 1)),  # the id stands inside of sequences
         loop_of(

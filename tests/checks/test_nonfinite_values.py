@@ -44,12 +44,11 @@ class Log(nn.Module):
         return torch.log(x.abs() + 1.0) if self.calls <= self.bad_from else torch.log(x - x.abs())
 
 
-def train(net: nn.Module, data: Any, lr: float = 0.01) -> None:
+def train(net: nn.Module, data: Any, lr: float = 0.01, loss: Callable[[Tensor, Tensor], Tensor] = loss_of) -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=lr)
     for x, y in data:
         optimizer.zero_grad()
-        loss = loss_of(net(x), y)
-        loss.backward()
+        loss(net(x), y).backward()
         optimizer.step()
 
 
@@ -96,7 +95,7 @@ def test_names_the_module_the_step_and_the_batch() -> None:
     found = only(nan_in_a_module)
     assert found.severity is Severity.ERROR
     assert found.place is not None
-    assert found.place.line == line_of(train, "loss.backward()")
+    assert found.place.line == line_of(train, ".backward()")
     assert (found.step, found.evidence["batch"]) == (0, 1)
     assert (found.evidence["origin"], found.evidence["module"]) == ("module", "Net.log")
     assert found.evidence["lost"] == 4
@@ -119,17 +118,19 @@ def test_names_what_lies_around_modules_and_what_lies_behind_the_model() -> None
             out: Tensor = self.last(self.first(x) / 0.0)
             return out
 
-    def behind() -> None:
-        net = nn.Linear(4, 2)
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-        for x, _ in batches():
-            optimizer.zero_grad()
-            net(x).abs().neg().log().mean().backward()
-            optimizer.step()
+    def behind(loss: Callable[[Tensor, Tensor], Tensor]) -> Finding:
+        return only(lambda: train(nn.Linear(4, 2), batches(), loss=loss))
 
     around = only(lambda: train(Around(), batches()))
     assert (around.evidence["origin"], around.evidence["module"]) == ("around", "Around.last")
-    assert only(behind).evidence["origin"] == "loss"
+    logarithm = behind(lambda output, y: output.abs().neg().log().mean())
+    assert (logarithm.evidence["origin"], logarithm.evidence["module"]) == ("operation", "a logarithm")
+    assert "8 of 8 values" in logarithm.seen
+    division = behind(lambda output, y: output.sum() / y.abs().lt(0).sum().float())
+    assert (division.evidence["origin"], division.evidence["module"]) == ("operation", "a division")
+    target = behind(lambda output, y: loss_of(output, y.index_fill(0, torch.tensor([1]), NAN)))
+    assert "2 of 8 of its targets are not finite" in target.seen
+    assert behind(lambda output, y: (output * 1e30).square().mean()).evidence["origin"] == "loss"
 
 
 def test_a_gradient_that_is_not_finite_shows_in_the_weights() -> None:
@@ -197,6 +198,37 @@ def test_warns_where_the_trainer_hides_it() -> None:
     assert "HF Trainer" not in only(lambda: loop(logging_nan_inf_filter=False)).why
 
 
+def test_found_in_a_loop_without_an_optimizer() -> None:
+    def loop() -> None:
+        net = nn.Linear(4, 2)
+        for x, y in batches(8):
+            net.zero_grad()
+            loss_of(net(x), y * NAN).backward()
+            for parameter in net.parameters():
+                assert parameter.grad is not None
+                parameter.data.add_(parameter.grad, alpha=-0.01)
+        kept.append(net)
+
+    kept: list[nn.Module] = []
+    assert only(loop).severity is Severity.ERROR
+
+
+def test_nothing_of_the_model_is_held_when_the_watch_has_closed() -> None:
+    import gc
+    import weakref
+
+    def loop() -> weakref.ref[nn.Module]:
+        net = Net(bad_from=9)
+        net(torch.randn(4, 4))  # with gradients on, and never sent backward
+        return weakref.ref(net)
+
+    with loopkit.watch(skip=["console"]) as run:
+        known = loop()
+    gc.collect()
+    assert run.findings == []
+    assert known() is None
+
+
 # -- what looks like it ----------------------------------------------------------------------------------
 
 
@@ -216,6 +248,20 @@ def test_only_told_where_a_scaler_left_the_step_out_or_the_loop_guards_itself() 
     assert "the GradScaler left the step out" in skipped.seen
     assert guarded.severity is Severity.INFO
     assert "the weights are whole" in guarded.seen
+
+
+def test_silent_on_a_scale_that_settles() -> None:
+    def loop() -> None:
+        net = nn.Linear(4, 2)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+        for x, y in batches(8):
+            optimizer.zero_grad()
+            scaler.scale(loss_of(net(x), y) * 8).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+    assert find(loop) == []
 
 
 def test_silent_on_masks_of_minus_infinity_and_on_targets_that_are_filtered() -> None:

@@ -60,6 +60,18 @@ def test_found_where_each_lives_for_one_pass_over_a_loader() -> None:
     assert "one pass over the training loader" in finding.seen
 
 
+def test_found_where_the_same_loader_is_evaluated_on_in_between() -> None:
+    def loop() -> None:
+        net, data = model(), loader(samples=96)
+        for _ in range(3):
+            train(net, torch.optim.Adam(net.parameters(), lr=0.01), data)
+            with torch.no_grad():
+                for x, _ in data:
+                    net(x)
+
+    assert rules(loop) == [RULE]
+
+
 def test_found_where_it_lives_shorter_than_its_momentum() -> None:
     def loop() -> None:
         net = model()
@@ -98,7 +110,7 @@ def test_silent_on_folds() -> None:
     assert rules(loop) == []
 
 
-@pytest.mark.parametrize("way", ["load", "copy"])
+@pytest.mark.parametrize("way", ["load", "copy", "data", "hidden"])
 def test_silent_where_each_task_starts_from_the_same_weights(way: str) -> None:
     def loop() -> None:
         net = model()
@@ -107,6 +119,13 @@ def test_silent_where_each_task_starts_from_the_same_weights(way: str) -> None:
             train(net, torch.optim.Adam(net.parameters(), lr=0.01), batches(3))
             if way == "load":
                 net.load_state_dict(start)
+            elif way in ("data", "hidden"):
+                for name, each in net.named_parameters():
+                    now = start[name] + 0.1 * (each.data - start[name])
+                    if way == "data":
+                        each.data = now
+                    else:
+                        each.data.copy_(now)
             else:
                 with torch.no_grad():
                     for name, each in net.named_parameters():

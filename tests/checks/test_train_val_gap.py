@@ -114,3 +114,27 @@ def test_it_can_be_silenced_on_the_line_that_logs() -> None:
             loopkit.log("val/loss", turns(n / 11), step=n)  # loopkit: ignore[train-val-gap] a demonstration
 
     assert find(loop) == []
+
+
+def learns(rate: float, validation: Callable[[float], float] = turns) -> None:
+    """Logs validation alone, while a real loss falls, or with a rate of 0 does not."""
+    net = model()
+    optimizer = torch.optim.Adam(net.parameters(), lr=rate)
+    data = list(batches(2))
+    for epoch in range(12):
+        for x, y in data:
+            optimizer.zero_grad()
+            loss_of(net(x), y).backward()
+            optimizer.step()
+        loopkit.log("val/loss", validation(epoch / 11))
+
+
+def test_a_training_loss_that_is_not_logged_is_sampled() -> None:
+    (finding,) = find(functools.partial(learns, 0.1))
+    assert (finding.rule, finding.severity) == (RULE, Severity.WARNING)
+    assert finding.evidence["training_last"] < finding.evidence["training_then"]
+
+
+@pytest.mark.parametrize(("rate", "validation"), [(0.0, turns), (0.1, falls)])
+def test_where_only_one_of_both_moves_nothing_is_said(rate: float, validation: Callable[[float], float]) -> None:
+    assert RULE not in [finding.rule for finding in find(functools.partial(learns, rate, validation))]

@@ -36,8 +36,9 @@ class NonfiniteValues:
         sample. A loss that grew before it overflowed needs a lower learning rate, clipping or a warm-up.
 
     Left alone
-        A step that a GradScaler skipped; masks of minus infinity; NaN targets that are filtered out. A loop that
-        looks at its gradients itself and whose weights stay whole is only told (info).
+        An infinite loss whose step a GradScaler skipped, which is how its scale settles; masks of minus infinity; NaN
+        targets that are filtered out. A NaN whose step was skipped, or a loop that looks at its gradients itself and
+        whose weights stay whole, is only told (info).
 
     What it costs
         A detached copy of each loss, read with 63 others in one transfer; on a device ever more of them. When a loss
@@ -77,7 +78,7 @@ class NonfiniteValues:
             if each.lost and not self._lost:
                 self._lost = True
                 yield self._finding(each)
-            elif not each.lost:
+            elif not each.lost and not _settles(each):
                 self._whole.append(each)
 
     def _finding(self, bad: BadLoss) -> Finding:
@@ -111,6 +112,11 @@ class NonfiniteValues:
         )
 
 
+def _settles(bad: BadLoss) -> bool:
+    """Whether it is a loss that its scale made infinite: the GradScaler skips the step, and lowers the scale."""
+    return bad.outcome == "skipped" and math.isinf(bad.value)
+
+
 _WHY = {
     True: "every later update computes with weights that are not finite: nothing is learned any more",
     False: "its gradients are not finite either, and a step would lose the weights",
@@ -140,6 +146,11 @@ def _origin(bad: BadLoss) -> str:
         return (
             f"what {origin.name} ({origin.type}) was given is not finite, though all that modules returned before is"
         )
+    if origin.kind == "target":
+        return f"{origin.bad} of {origin.total} of its targets are not finite, and all that the model returned is"
+    if origin.kind == "operation":
+        what = f"{origin.name} by 0" if origin.name == "a division" else f"{origin.name} of what is not above 0"
+        return f"all that the model returned is finite, and {what} follows: {origin.bad} of {origin.total} values"
     if origin.kind == "loss":
         return "all that the model returned is finite, so it began in the loss or in its targets"
     if origin.kind == "weights":
@@ -192,6 +203,10 @@ def _remedy(bad: BadLoss) -> str:
         return f"look at what {bad.origin.name} computes: a logarithm, root or quotient of 0, or an overflow"
     if bad.origin.kind == "weights":
         return "look at the step before: a gradient of a root or norm at 0, or an eps that is 0 in half precision"
+    if bad.origin.kind == "target":
+        return "leave out targets that are missing, or look at how they are made"
+    if bad.origin.kind == "operation":
+        return "keep what goes in away from 0: clamp(min=eps), log_softmax, or a mean over no less than one value"
     if bad.origin.kind == "loss":
         return "look at the targets, and for a logarithm or quotient of 0 in the loss"
     return "torch.autograd.set_detect_anomaly(True) names the operation; look at this batch and the learning rate"

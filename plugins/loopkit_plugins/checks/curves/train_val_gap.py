@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from loopkit import Confidence, CurveKind, CurveLog, CurveReading, Finding, Run, Severity, hookimpl
+from loopkit import (
+    Confidence,
+    CurveKind,
+    CurveLog,
+    CurveReading,
+    Finding,
+    Levels,
+    Run,
+    Severity,
+    hookimpl,
+    read_curves,
+)
 
 
 class TrainValGap:
     """The validation loss rises while training goes on falling, or is too low to be true.
 
     What it looks for
-        When the run ends, in what was logged as "train/loss" and "val/loss" (five evaluations at least): validation
+        When the run ends, in what was logged as "train/loss" and "val/loss" (five evaluations at least; of training,
+        where nothing was logged, losses that were sampled as they were sent backward): validation
         has been above its minimum, clearly beyond its noise, for three evaluations or more and ends a tenth above it,
         while the training loss went on falling. Or every validation loss is below a tenth of the training loss about
         it.
@@ -55,11 +67,16 @@ class TrainValGap:
 
     @hookimpl
     def run_finished(self, run: Run) -> Iterator[Finding]:
-        """Read the curves, unless training was not logged."""
+        """Read the curves; for a training loss that was not logged stand the losses that were sampled."""
         log = run.instrument(CurveLog)
+        readings = log.of_kind(CurveKind.OVERFITTING, CurveKind.TOO_LOW)
         if not log.curve("train/loss"):
-            return
-        for reading in log.of_kind(CurveKind.OVERFITTING, CurveKind.TOO_LOW):
+            levels = run.instrument(Levels)
+            sampled = [(float(each.update), each.loss) for each in levels.read()] if levels.alone else []
+            held_out = log.curve("val/loss")
+            readings = read_curves(sampled, held_out) if sampled and held_out else []
+            readings = [each for each in readings if each.kind is CurveKind.OVERFITTING]
+        for reading in readings:
             yield self._finding(log, reading)
 
     def _finding(self, log: CurveLog, reading: CurveReading) -> Finding:

@@ -50,7 +50,7 @@ class AttentionMaskMissing:
         for door in run.instrument(Criteria).of(update).doors:
             if door.unmasked and door.numbers.get("pads", 0) >= _PADS:
                 numbers = door.numbers
-                if numbers["padded_rows"] >= 2 and not numbers["inside"]:
+                if numbers["padded_rows"] >= 2 and not numbers["inside"] and not numbers["empty_rows"]:
                     yield self._finding(door)
 
     def _finding(self, door: DoorReading) -> Finding:

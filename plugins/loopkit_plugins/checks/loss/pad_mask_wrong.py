@@ -203,7 +203,9 @@ def _is_trained_on(call: CriterionReading, near: NearReading) -> bool:
     """Whether all that the model declares as padding has one class as its target, and that counts."""
     numbers = near.numbers
     pads = numbers.get("pads", 0)
-    if pads < _PADS or numbers["padded_rows"] < 2 or numbers["inside"] or numbers["pads_counted"] != pads:
+    if pads < _PADS or numbers["padded_rows"] < 2 or numbers["pads_counted"] != pads:
+        return False
+    if numbers["inside"] or numbers["empty_rows"]:
         return False
     elsewhere = call.numbers["targets"] - pads
     return numbers["pad_low"] == numbers["pad_high"] and 2 * numbers["like_pad"] < elsewhere

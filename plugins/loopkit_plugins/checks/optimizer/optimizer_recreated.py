@@ -39,7 +39,8 @@ class OptimizerRecreated:
         its own, are info.
 
     What it costs
-        A few parameters are looked at where an optimizer is constructed. Nothing is read from a device.
+        A few parameters are looked at where an optimizer is constructed. Where one goes on as the one before it did,
+        a sample is kept after each step, and for the first four one value is read.
     """
 
     rule = "optimizer-recreated"
@@ -98,13 +99,12 @@ class OptimizerRecreated:
 
 def _how(line: Line) -> str:
     """Why this is no restart by design, in words; "" where it may be one."""
-    if line.memory <= 1 or line.again < 3 * line.otherwise or line.again < _LIVES:
+    if line.memory <= 1 or line.again < 3 * line.otherwise or line.again < _LIVES or not line.verified:
         return ""
     if max(line.steps) == 1:
         return ": its state is never used" if line.again >= _STEPS else ""
     if max(line.steps) < line.memory:
         return f", fewer than the {line.memory:.0f} that its momentum looks back"
-    passes = list(line.passes)
-    if passes[0] <= 1 and all(each == 1 for each in passes[1:]):
+    if all(line.epochs):
         return ", one pass over the training loader"
     return ""

@@ -7,4 +7,5 @@ CHECKS: tuple[str, ...] = (
     "loopkit_plugins.checks.scheduler.schedule_horizon_mismatch:ScheduleHorizonMismatch",
     "loopkit_plugins.checks.scheduler.scheduler_disconnected:SchedulerDisconnected",
     "loopkit_plugins.checks.scheduler.scheduler_outpaces_optimizer:SchedulerOutpacesOptimizer",
+    "loopkit_plugins.checks.scheduler.scheduler_recreated:SchedulerRecreated",
 )
