@@ -58,10 +58,7 @@ class Recorder(Phases):
     ) -> None:
         super().__init__(ledger, models, deliver)
         self.sites = sites
-        self.backwards = 0
-        self.forwards = 0
-        self.evaluations = 0
-        self.clears = 0
+        self.backwards = self.forwards = self.evaluations = self.clears = 0
         self.in_backward = 0
         self.on_backward: Callable[[], None] | None = None  # called when no forward was heard, or while searching
         self.searching = False

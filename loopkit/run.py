@@ -67,10 +67,9 @@ class Run(Ending):
         self._others: list[Part] = []
         instruments = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
         self.recorder = Recorder(*instruments, self._judge)
-        self._instruments |= self.recorder.losses.instruments()
         self.recorder.replicas = self.instrument(Replicas)
         self.history = self.recorder.history
-        self._instruments |= self.recorder.instruments()
+        self._instruments |= self.recorder.losses.instruments() | self.recorder.instruments()
         manager.when_one_fails(self._plugin_failed)
 
     # -- what plugins ask --------------------------------------------------------------------------------

@@ -250,6 +250,21 @@ def test_silent_on_cached_gradients_mining_and_rollouts() -> None:
     assert "eval-in-train-mode" not in rules(loop)
 
 
+def train_and_evaluate(dev: str = "cpu") -> None:
+    net = with_both()
+    optimizer = adamw(net)
+    for x, y in batches(12):
+        with torch.no_grad():
+            wanted = net(x.to(dev))
+        optimizer.zero_grad()
+        (loss_of(net(x), y) + loss_of(net(x), wanted)).backward()
+        optimizer.step()
+
+
+def test_silent_on_words_that_say_nothing() -> None:
+    assert "eval-in-train-mode" not in rules(train_and_evaluate)
+
+
 def test_silent_before_the_first_step_and_on_a_teacher_of_a_new_loader() -> None:
     def loop() -> None:
         net, first, second = with_both(), loader(24), loader(24)

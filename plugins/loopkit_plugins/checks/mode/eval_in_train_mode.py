@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 from loopkit import Confidence, Finding, ForwardReading, Modes, Place, Run, Severity, hookimpl
 
-_WORDS = re.compile(
-    r"(?:^|[^a-z])(val|valid|validate|validation|eval|evaluate|evaluation|test|dev|holdout)(?:$|[^a-z])"
-)
+_WORDS = re.compile(r"(?:^|[^a-z])(val|valid|validate|validation|eval|evaluate|evaluation|test|holdout)(?:$|[^a-z])")
+_LOSS = re.compile(r"val\d*/")
 _APART = 4
 """Steps between two evaluations: what comes more often may belong to the training step."""
 
@@ -136,7 +135,7 @@ def _evidence_for(reading: ForwardReading, run: Run) -> str:
 
 
 def _has_loss(reading: ForwardReading, run: Run) -> bool:
-    return any(name.startswith("val") and step == reading.steps for name, step in run.logged.items())
+    return any(_LOSS.match(name) and step == reading.steps for name, step in run.logged.items())
 
 
 def _is_named(place: Place) -> bool:
@@ -144,7 +143,8 @@ def _is_named(place: Place) -> bool:
     calls_eval = ".eval(" in line
     function = place.function.rpartition(".")[2].lower().replace("_", " ")
     words = _WORDS.search(line) if not calls_eval else None
-    return bool(words) or bool(_WORDS.search(function) and not function.startswith("test "))
+    of_function = _WORDS.search(function) and "train" not in function and not function.startswith("test ")
+    return bool(words or of_function)
 
 
 def _in_words(reading: ForwardReading) -> str:
