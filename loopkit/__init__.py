@@ -183,7 +183,6 @@ _PLACES = {
     "Scales": "scaling",
     "Lapse": "replicas",
     "Replicas": "replicas",
-    "Run": "run",
     "Shard": "shards",
     "Shares": "shares",
     "Silence": "silence",
