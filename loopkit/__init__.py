@@ -183,6 +183,7 @@ _PLACES = {
     "Scales": "scaling",
     "Lapse": "replicas",
     "Replicas": "replicas",
+    "Run": "run",
     "Shard": "shards",
     "Shares": "shares",
     "Silence": "silence",
