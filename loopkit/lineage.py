@@ -58,7 +58,9 @@ class Line:
         self.label, self.memory = owner.label, _memory_of(owner)
         if before is None or not before[1].steps:
             return
-        if before[0].is_taken_up_by(life, before[1].steps):
+        # One that was given a state takes up what the one before it knew, as well as what it left.
+        restored = bool(getattr(owner.optimizer(), "state", None))
+        if not restored and before[0].is_taken_up_by(life, before[1].steps):
             self._counted(before[0], before[1].steps, life)
         else:
             self.otherwise += 1

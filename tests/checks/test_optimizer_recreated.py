@@ -146,6 +146,20 @@ def test_silent_where_weights_are_loaded_after_it_was_constructed() -> None:
     assert rules(loop) == []
 
 
+def test_silent_where_the_state_is_loaded() -> None:
+    def loop() -> None:
+        net = model()
+        state: dict[str, Any] = {}
+        for _ in range(6):
+            optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+            if state:
+                optimizer.load_state_dict(state)
+            train(net, optimizer, batches(3))
+            state = copy.deepcopy(optimizer.state_dict())
+
+    assert rules(loop) == []
+
+
 def test_silent_on_phases_with_other_settings() -> None:
     def loop() -> None:
         net = model()

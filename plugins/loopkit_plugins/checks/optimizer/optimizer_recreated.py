@@ -34,9 +34,9 @@ class OptimizerRecreated:
     Left alone
         New parameters (folds, sweeps, latents, fresh copies); other settings or parameters (phases of training);
         weights written in between, as where each task or client starts from the same ones (Reptile, federated
-        averaging, reset for a fold); restarts after several epochs; another loader for each (tasks); optimizers that
-        keep nothing (plain SGD) and LBFGS. Two sets of parameters that are trained in turn, each with optimizers of
-        its own, are info.
+        averaging, reset for a fold); optimizers that load the state of the one before; restarts after several epochs;
+        another loader for each (tasks); optimizers that keep nothing (plain SGD) and LBFGS. Two sets of parameters
+        that are trained in turn, each with optimizers of its own, are info.
 
     What it costs
         A few parameters are looked at where an optimizer is constructed. Where one goes on as the one before it did,
