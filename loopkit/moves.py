@@ -150,11 +150,12 @@ def _sums(before: Tensor, now: Tensor, grad: Tensor) -> Tensor:
     sample = sample_of(grad).float()
     fed = sample != 0
     old, new = before.float(), now.float()
+    wide = grad.dtype if grad.dtype is torch.float64 else torch.float32
     numbers = (
         fed.sum(),
         (fed & (before != now)).sum(),
         (fed & (sample.abs() < _SUBNORMAL)).sum(),
-        torch.linalg.vector_norm(grad.detach(), dtype=torch.float32).square() / grad.numel(),
+        torch.linalg.vector_norm(grad.detach(), dtype=wide).square() / grad.numel(),
         old.square().mean(),
         (new - old).square().mean(),
     )
