@@ -150,13 +150,21 @@ def _sums(before: Tensor, now: Tensor, grad: Tensor) -> Tensor:
     sample = sample_of(grad).float()
     fed = sample != 0
     old, new = before.float(), now.float()
+<<<<<<< HEAD
     wide = torch.float32 if grad.dtype in (torch.float16, torch.bfloat16) else None  # torch never narrows in a norm
     norm = torch.linalg.vector_norm(grad.detach(), dtype=wide)
+=======
+    wide = grad.dtype if grad.dtype is torch.float64 else torch.float32
+>>>>>>> prec
     numbers = (
         fed.sum(),
         (fed & (before != now)).sum(),
         (fed & (sample.abs() < _SUBNORMAL)).sum(),
+<<<<<<< HEAD
         norm.float().square() / grad.numel(),
+=======
+        torch.linalg.vector_norm(grad.detach(), dtype=wide).square() / grad.numel(),
+>>>>>>> prec
         old.square().mean(),
         (new - old).square().mean(),
     )

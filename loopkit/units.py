@@ -32,6 +32,7 @@ _FEWEST, _MOST = 8, 8192
 _FLAT = 0.95
 """A tanh beyond it, or a sigmoid as far from its middle, is in a flat end."""
 _NEAR = 4  # nodes between an activation and the weight before it
+_Seen = tuple[int, int, "Tensor", "Callable[[], Tensor | None]"]  # updates, values a unit, flags, weight
 _Key = tuple[int, int, str, int]  # which of how many activations of a graph, its kind, its units
 
 
@@ -63,7 +64,7 @@ class Units:
     """Looks at activations. An instrument of the run, fed where graphs are walked."""
 
     def __init__(self) -> None:
-        self._seen: dict[_Key, deque[tuple[int, int, Tensor, Callable[[], Tensor | None]]]] = {}
+        self._seen: dict[_Key, deque[_Seen]] = {}
 
     def walked(self, nodes: Iterable[Node], is_hooked: Callable[[Node], bool], updates: int) -> None:
         """A graph was walked, in the update after `updates` others."""
@@ -77,16 +78,11 @@ class Units:
 
     def layers(self) -> list[LayerUnits]:
         """What the last looks saw; of activations that were looked at often enough. Waits for the device."""
-        told = []
-        for (at, _, kind, count), looks in self._seen.items():
-            if len(looks) < _LOOKS:
-                continue
-            with unseen():
-                lively = torch.stack([flags for _, _, flags, _ in looks]).any(0).sum()
-            samples = sum(number for _, number, _, _ in looks)
-            idle = count - int(lively)
-            told.append(LayerUnits(kind, at + 1, looks[-1][3], count, idle, samples, looks[0][0], looks[-1][0]))
-        return told
+        enough = [(key, looks) for key, looks in self._seen.items() if len(looks) == _LOOKS]
+        with unseen():
+            lively = [torch.stack([flags for _, _, flags, _ in looks]).any(0).sum() for _, looks in enough]
+            counts = torch.stack([each.cpu() for each in lively]).tolist() if lively else []
+        return [_told(key, looks, count) for (key, looks), count in zip(enough, counts, strict=True)]
 
     def _look(self, node: Node, at: int, of: int, updates: int) -> None:
         result = _result(node)
@@ -100,6 +96,12 @@ class Units:
         kind = _KINDS[node.name()]
         looks = self._seen.setdefault((at, of, kind, count), deque(maxlen=_LOOKS))
         looks.append((updates, result.numel() // count, _is_lively(kind, result.detach()).any(others), _weight(node)))
+
+
+def _told(key: _Key, looks: deque[_Seen], lively: int) -> LayerUnits:
+    at, _, kind, count = key
+    samples = sum(number for _, number, _, _ in looks)
+    return LayerUnits(kind, at + 1, looks[-1][3], count, count - lively, samples, looks[0][0], looks[-1][0])
 
 
 def _is_lively(kind: str, values: Tensor) -> Tensor:

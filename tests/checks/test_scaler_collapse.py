@@ -44,8 +44,8 @@ def test_found_at_the_scalers_step() -> None:
 
 
 def test_found_with_a_scale_that_falls_slowly() -> None:
-    (found,) = [each for each in find(lambda: train(30, range(2, 30), 65536.0, 0.9)) if each.rule == RULE]
-    assert found.evidence["skipped"] == 20
+    (found,) = [each for each in find(lambda: train(110, range(2, 110), 65536.0, 0.99)) if each.rule == RULE]
+    assert found.evidence["skipped"] == 100
 
 
 # -- what looks like it ----------------------------------------------------------------------------------

@@ -15,9 +15,8 @@ class DtypeNotAsIntended:
 
     What it looks for
         A loss that is sent backward in float16 or bfloat16, though the weights are not: autocast cast them, and
-        leaves a loss written by hand in that type. Trainable parameters of one optimizer in several
-        precisions, float64 among them or beside float32, or all of them in float64. These are facts (info): what
-        harm they do, the loop does not show.
+        leaves a loss written by hand in that type. Trainable parameters of one optimizer in several precisions. These
+        are facts (info): what harm they do, the loop does not show.
 
     Why that hurts
         A mean over many losses in half precision has three digits, and a small change of it none. A layer that is
@@ -32,7 +31,7 @@ class DtypeNotAsIntended:
 
     Left alone
         Weights and losses in float32, under autocast too; frozen parameters of any precision; a scalar parameter,
-        such as a temperature; a model all of half precision, and its loss.
+        such as a temperature; a model, or master copies of its weights, all of one precision.
 
     What it costs
         A look at the types of all parameters at an optimizer's first step.
@@ -56,7 +55,7 @@ class DtypeNotAsIntended:
             if step.number not in self._met and event.site is not None:
                 self._met.add(step.number)
                 counts = _types(run, step)
-                if "float64" in counts or len(counts) > 1:
+                if len(counts) > 1:
                     yield self._of_weights(update, event, step, counts)
 
     def _of_loss(self, update: Update, event: Event, loss: LossReading) -> Finding:

@@ -11,7 +11,7 @@ from loopkit import CallSites, Confidence, Finding, Place, Run, Scales, Severity
 _SITES = 87  # no kind of torch call has this number
 _RUN = 10
 """Steps left out in a row, with a scale below 1, after which the scale settles no more."""
-_LONG_RUN = 20
+_LONG_RUN = 100
 """Steps left out in a row, with any scale."""
 
 
@@ -30,7 +30,7 @@ class ScalerCollapse:
 
     What it looks for
         Steps of one optimizer that a GradScaler left out with no executed step between them: ten when the scale has
-        fallen below 1, which a scale that settles never does, or twenty with any scale.
+        fallen below 1, which a scale that settles never does, or a hundred with any scale.
 
     Why that hurts
         The loop looks busy, and no weight moves. Gradients that are not finite at a scale below 1 are so without any
@@ -48,7 +48,7 @@ class ScalerCollapse:
         `unscale_`, lower the learning rate.
 
     Left alone
-        The first handful of steps, while the scale settles; single steps that are left out.
+        The first steps, while the scale settles, however large it was set; single steps that are left out.
 
     What it costs
         One call a step that is left out; the scale is read once the row is long.
