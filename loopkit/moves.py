@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loopkit.holdings import is_zero
-from loopkit.samples import can_be_sampled, sample_of
 from loopkit.unseen import unseen
+from loopkit.weights import can_be_sampled, sample_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,21 +150,12 @@ def _sums(before: Tensor, now: Tensor, grad: Tensor) -> Tensor:
     sample = sample_of(grad).float()
     fed = sample != 0
     old, new = before.float(), now.float()
-<<<<<<< HEAD
-    wide = torch.float32 if grad.dtype in (torch.float16, torch.bfloat16) else None  # torch never narrows in a norm
-    norm = torch.linalg.vector_norm(grad.detach(), dtype=wide)
-=======
     wide = grad.dtype if grad.dtype is torch.float64 else torch.float32
->>>>>>> prec
     numbers = (
         fed.sum(),
         (fed & (before != now)).sum(),
         (fed & (sample.abs() < _SUBNORMAL)).sum(),
-<<<<<<< HEAD
-        norm.float().square() / grad.numel(),
-=======
         torch.linalg.vector_norm(grad.detach(), dtype=wide).square() / grad.numel(),
->>>>>>> prec
         old.square().mean(),
         (new - old).square().mean(),
     )
