@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loopkit.holdings import is_zero
+from loopkit.samples import can_be_sampled, sample_of
 from loopkit.unseen import unseen
-from loopkit.weights import can_be_sampled, sample_of
 
 if TYPE_CHECKING:
     from torch import Tensor
