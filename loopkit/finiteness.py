@@ -32,6 +32,7 @@ NOT_FINITE = 1 << 12
 """Bit of the shape of a backward, in a signature, by which an update is new to checks when a bad loss is known."""
 _FEWEST, _MOST = 64, 1024
 """Losses read in one transfer; on a device whose transfer the program would wait for, ever more of them."""
+_SOON = 8  # backwards after a bad loss on the CPU, when a step has made of it what it will
 _TOLD = 4  # bad losses that are told of
 _NAMED = 6  # parameters named
 
@@ -118,10 +119,18 @@ class Finiteness:
         if type(loss) is not torch.Tensor or loss.dim() or _len_torch_dispatch_stack():
             return self._sent_otherwise(loss, site, steps, batches, at_once)
         try:
-            if at_once:
+            kept = self._kept
+            if at_once and not (kept and self._room == _SOON):
                 return self._read() | self._look(loss, site, steps, batches)
+            if loss.is_cpu and not kept:  # there is no device to wait for: a third of what keeping it would cost
+                value = loss.item()
+                if value - value == 0:
+                    self._before.append(value)
+                else:  # judged a little later, when it is known what became of the weights
+                    kept.append((loss.detach().clone(), site, steps, batches))
+                    self._room = _SOON
+                return 0
             if not loss._is_view():  # a view would keep what it is a view of
-                kept = self._kept
                 kept.append((loss.detach(), site, steps, batches))
                 if len(kept) >= self._room:
                     return self._read()

@@ -119,17 +119,18 @@ class Levels:
         with unseen(), torch.no_grad():
             losses = [sample.loss.float().cpu() for sample in self._samples]
             rows = [None if each.counts is None else tuple(each.counts.tolist()) for each in self._samples]
+            values = [
+                float(loss) / _product(sample.factors) for sample, loss in zip(self._samples, losses, strict=True)
+            ]
         known = [row for row in rows if row is not None]
         pooled = [math.fsum(column) for column in zip(*known, strict=True)] if len({*map(len, known)}) == 1 else []
+        chances = [
+            _chance(each.kind, row, pooled) if row is not None and pooled else None
+            for each, row in zip(self._samples, rows, strict=True)
+        ]
         return [
-            Level(
-                sample.update,
-                float(loss) / _product(sample.factors),
-                _chance(sample.kind, row, pooled) if row is not None and pooled else None,
-                sample.kind,
-                row or (),
-            )
-            for sample, loss, row in zip(self._samples, losses, rows, strict=True)
+            Level(sample.update, value, chance, sample.kind, row or ())
+            for sample, value, chance, row in zip(self._samples, values, chances, rows, strict=True)
         ]
 
 

@@ -337,7 +337,7 @@ def test_what_holds_hooks_of_the_users_own_is_not_replayed() -> None:
     assert "hooks are installed on its Linear" in found.seen
 
 
-def test_no_loss_and_no_input_is_kept_and_later_losses_are_read_together() -> None:
+def test_no_loss_and_no_input_is_kept() -> None:
     import gc
     import weakref
 
@@ -352,9 +352,7 @@ def test_no_loss_and_no_input_is_kept_and_later_losses_are_read_together() -> No
         train(nn.Linear(4, 2), data())
         gc.collect()
         assert all(known() is None for known in inputs)
-        kept = run.instrument(Finiteness)._kept
-        assert 0 < len(kept) <= 40
-        assert all(loss.grad_fn is None for loss, *_ in kept)
+        assert run.instrument(Finiteness)._kept == []
 
 
 def test_frameworks_stay_silent() -> None:
