@@ -223,9 +223,15 @@ def test_every_hook_is_documented_in_the_readme_with_its_arguments() -> None:
             assert "Cost:" in value.__doc__, f"{name} does not say what it costs"
 
 
-def test_every_rule_is_in_the_readme() -> None:
-    for slug, rule in rules().items():
-        assert f"| `{slug}` | {rule.severity} | {rule.confidence} |" in README
+def test_every_rule_is_in_the_readme_once_and_under_its_family() -> None:
+    family, found = "", []
+    for line in README.splitlines():
+        if head := re.match(r"\| \*\*(\w+)\*\*", line):
+            family = head[1]
+        elif row := re.match(r"\| `([a-z0-9-]+)` \| (\w+) \| (\w+) \| .+ \|$", line):
+            found.append((row[1], family, row[2], row[3]))
+    told = sorted((rule.slug, rule.family, rule.severity, rule.confidence) for rule in rules().values())
+    assert sorted(found) == told, "the README's table of rules and `loopkit rules` differ"
 
 
 def test_public_names_can_all_be_fetched() -> None:
