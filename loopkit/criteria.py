@@ -7,7 +7,7 @@ its result was sent backward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from loopkit.lossgiven import (
     class_dims,
     classes,
     given,
+    in_place,
     is_shared,
     members,
     reduced_by,
@@ -75,6 +76,7 @@ class _Call:
     summary: Summary
     near: list[tuple[str, Summary]]
     shape_of: ModelShape | None
+    tokens: list[Tokens]
     sent: bool = False
     waited: bool = False
     shared: bool = False
@@ -205,6 +207,7 @@ class Criteria:
                 summary=summary,
                 near=near,
                 shape_of=self._shape if near else None,
+                tokens=self._tokens if near else [],
             )
         )
 
@@ -232,6 +235,8 @@ class Criteria:
             if call.reduction == "none":
                 users = reduced_by(call.made, walk.nodes)
                 call.reduction = _REDUCED.get(users.pop(), "none") if len(users) == 1 else "none"
+            with unseen(), torch.no_grad():
+                _place(call, walk.nodes, is_hooked)
         doors = [each for each in self._pending.doors if each.update == update and "pads" in each.summary]
         near = [call for call in sent if call.near and call.shape_of is not None and not call.shape_of.causal]
         if near or doors:
@@ -267,6 +272,14 @@ class Criteria:
             with unseen():
                 self._seen = _read(pending)
         return self._seen
+
+
+def _place(call: _Call, nodes: Iterable[Any], is_hooked: Callable[[Any], bool]) -> None:
+    """Say of the tokens beside a loss whether its graph has them where they are."""
+    ids = dict(call.tokens)
+    call.tokens = []
+    for name, summary in call.near:
+        summary["in_place"] = in_place(nodes, ids[name], is_hooked)
 
 
 def _read(pending: _Pending) -> Seen:

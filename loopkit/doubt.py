@@ -26,7 +26,7 @@ ASKED = 8
 """How often a suspicion is put to the device before that becomes ever rarer."""
 _TENSORS = 64  # of a model with many parameters, this many are asked whether they hold anything but 0
 
-CLEARED, WRITTEN, STALE = "cleared", "written", "stale"
+CLEARED, WRITTEN, STALE, MEANT = "cleared", "written", "stale", "meant"
 
 
 class Doubt:
@@ -141,7 +141,8 @@ class Doubt:
     def before_step(self, owner: Owner) -> str:
         """Whether what the step is about to use is what the last backward or step left: STALE, or WRITTEN unseen.
 
-        CLEARED says that there is nothing but zeros.
+        CLEARED says that there is nothing but zeros, MEANT that the weights were moved in between: the gradient was
+        for that. Nothing is said where nothing was remembered: it began late, and can be told the next time.
         """
         reused = any(state.used for state in owner.states())
         fed = any(state.fresh for state in owner.states())
@@ -152,10 +153,9 @@ class Doubt:
                 answer = WRITTEN if any(_true(each) for each in held if each is not None) else CLEARED
             else:
                 unchanged = self._unchanged(owner)
-                moved = any(_true(each) for each in self.moved)
-                answer = STALE if unchanged is not None and _true(unchanged) and not moved else WRITTEN
-                if unchanged is None:
-                    answer = ""  # not remembered: it began late, and can be told the next time
+                answer = "" if unchanged is None else STALE if _true(unchanged) else WRITTEN
+                if answer == STALE and any(_true(each) for each in self.moved):
+                    answer = MEANT
             self.answers[question] = answer
         self.suspect()
         return self.answers[question]

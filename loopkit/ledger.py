@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from loopkit.doubt import CLEARED, STALE, WRITTEN
+from loopkit.doubt import CLEARED, MEANT, STALE, WRITTEN
 from loopkit.holdings import EMPTY, KEPT_MARKS, Mark, Owner, State, nothing
 from loopkit.lineage import Life, Line
 from loopkit.looking import Cause, Now, adopt, all_new, look, unchanged, wipe, written
@@ -229,7 +229,7 @@ class Ledger:
         if owner.blank or (fed and not any(wipe[0].claimed_at > wipe[4] for wipe in owner.wiped)):
             return owner.blank  # without any gradient there is nothing to confirm
         answer = owner.doubt.before_step(owner)
-        if answer == WRITTEN:
+        if answer in (WRITTEN, MEANT):
             new = State((), (written(self.now),), 1, True)
             states = list(owner.states())
             owner.set_states([new if version >= 0 else EMPTY for version in owner.versions])

@@ -25,6 +25,8 @@ _VIEWS = (
     *("ToCopy", "Slice", "Select", "Alias", "Expand", "Index"),
 )
 _CHOOSING = ("Slice", "Select", "Index", "Expand")
+_AXES_OF_TOKENS = 2
+_MOVING = ("RollBackward", "ConstantPadNdBackward", "torch::autograd::CopySlices")
 
 Key = tuple[str, int]
 """A node of a graph: its kind and autograd sequence number; no graph is held."""
@@ -179,6 +181,26 @@ def attention_of(nodes: Iterable[Any], like: Tensor, is_hooked: Callable[[Any], 
             answers.append(_hides_later(getattr(node, "_saved_mask", None), like))
     known = torch.stack(answers).min() if answers and plain <= 0 else like.new_tensor(0)
     return Attention(known, kernels > 0 and not masked and len(answers) == kernels)
+
+
+def in_place(nodes: Iterable[Any], ids: Tensor, is_hooked: Callable[[Any], bool]) -> Tensor:
+    """Whether a graph looks up all these tokens at once, and nothing in it moves positions: 0 or 1.
+
+    A model may shift inside what it is given as a whole: feed it to itself token by token, or put a start before it.
+    """
+    found: list[Tensor] = []
+    along: set[str] = set()
+    for node in nodes:
+        name = node.name()
+        if name.startswith(("Cat", "Stack", "Select")) and node._saved_dim < _AXES_OF_TOKENS:
+            along.add(name.partition("Backward")[0])
+        if name.startswith(_MOVING) or "Cat" in along or {"Stack", "Select"} <= along:  # a layer of cells stacks too
+            return ids.new_tensor(0)
+        if name.startswith("EmbeddingBackward") and not is_hooked(node):
+            looked_up = getattr(node, "_saved_indices", None)
+            if is_plain(looked_up) and looked_up.shape == ids.shape and looked_up.device == ids.device:
+                found.append((looked_up == ids).all())
+    return torch.stack(found).any().to(ids.dtype) if found else ids.new_tensor(0)
 
 
 def _hides_later(mask: Any, like: Tensor) -> Tensor:

@@ -80,6 +80,55 @@ class Reconstructing(Translating):
         return super().forward(ids, ids.roll(1, 1))
 
 
+class Teaching(Recurrent):
+    """A decoder that is taught token by token, and begins with one of its own."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        state, made = None, []
+        for at in range(ids.shape[1]):
+            before = ids[:, at - 1 : at] if at else torch.zeros_like(ids[:, :1])
+            hidden, state = self.layers[0](self.embed(before), state)
+            made.append(self.head(hidden))
+        return torch.cat(made, 1)
+
+
+class Starting(Attending):
+    """Puts a start before what it is given: before the tokens, or before their vectors."""
+
+    def __init__(self, inside: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(self.embed, Moved(inside))  # type: ignore[assignment]
+
+
+class Moved(nn.Module):
+    def __init__(self, inside: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.inside(hidden)
+
+
+class ShiftingTokens(Attending):
+    def forward(self, ids: Tensor) -> Tensor:
+        return super().forward(torch.cat((torch.zeros_like(ids[:, :1]), ids[:, :-1]), 1))
+
+
+def _filled(hidden: Tensor) -> Tensor:
+    moved = torch.zeros_like(hidden)
+    moved[:, 1:] = hidden[:, :-1]
+    return moved
+
+
+STARTS: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda hidden: torch.cat((torch.zeros_like(hidden[:, :1]), hidden[:, :-1]), 1),
+    lambda hidden: torch.stack([hidden[:, max(0, at - 1)] for at in range(hidden.shape[1])], 1),
+    lambda hidden: hidden.roll(1, 1),
+    lambda hidden: F.pad(hidden, (0, 0, 1, 0))[:, :-1],
+    _filled,
+)
+
+
 def t5() -> Any:
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -199,6 +248,9 @@ def _two_heads(net: Any, ids: Tensor) -> Tensor:
         loop_of(lambda net, ids: net(input_ids=ids, labels=ids).loss, gpt2),
         loop_of(_masked),
         loop_of(_two_heads),
+        *[loop_of(_copy, lambda start=start: Starting(start)) for start in STARTS],  # type: ignore[misc]
+        loop_of(_copy, ShiftingTokens),
+        loop_of(_copy, Teaching),
         loop_of(_copy, lambda: Attending("both ways")),
         loop_of(_copy, lambda: Recurrent(both_ways=True)),
         loop_of(_copy, Reconstructing),

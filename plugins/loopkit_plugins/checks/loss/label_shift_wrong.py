@@ -18,8 +18,8 @@ class LabelShiftWrong:
     What it looks for
         Cross-entropy every counting target of which is the token two positions on among the tokens that the model was
         given, or the very token at its position, and not the next one. The latter only where the model looks back
-        alone: its attention says so (`is_causal`), its graph shows a causal kernel or mask, or it is one recurrent
-        layer.
+        alone (its attention says so in `is_causal`, its graph shows a causal kernel or mask, or it is one recurrent
+        layer) and looks its tokens up as they were given, and nothing in its graph moves positions.
 
     Why that hurts
         Shifted twice, the model learns to skip a token: what it generates is no text. Not shifted, it copies what it
@@ -33,8 +33,8 @@ class LabelShiftWrong:
         Shift exactly once. Causal models of transformers shift inside: give them `labels=input_ids`.
 
     Left alone
-        The next token; masked language models; autoencoders and encoder-decoders; heads for several tokens at once;
-        targets that are no tokens of the input.
+        The next token; masked language models; autoencoders and encoder-decoders; models that shift inside, or
+        are taught token by token; heads for several tokens at once; targets that are no tokens of the input.
 
     What it costs
         Copies of tokens and comparisons in the first four updates, in new shapes of update, and then ever more
@@ -92,9 +92,14 @@ def _shift(call: CriterionReading) -> tuple[NearReading, int] | None:
     if len(fits) != 1:
         return None
     near, ahead = fits[0]
-    if near.numbers["off_1"] <= _OTHERWISE * near.numbers["fits_1"] or not (ahead or near.causal):
+    if near.numbers["off_1"] <= _OTHERWISE * near.numbers["fits_1"] or not (ahead or _copies(near)):
         return None
     return near, ahead
+
+
+def _copies(near: NearReading) -> bool:
+    """Whether each position sees its own token: many models move what they are given by one before they use it."""
+    return near.causal and bool(near.numbers["in_place"])
 
 
 def _fits(near: NearReading, ahead: int) -> bool:
