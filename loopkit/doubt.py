@@ -27,6 +27,7 @@ ASKED = 8
 _TENSORS = 64  # of a model with many parameters, this many are asked whether they hold anything but 0
 
 CLEARED, WRITTEN, STALE = "cleared", "written", "stale"
+_MOVED = "moved"  # the weights were, between two backwards: that explains what was written, and hides nothing
 
 
 class Doubt:
@@ -153,12 +154,14 @@ class Doubt:
             else:
                 unchanged = self._unchanged(owner)
                 moved = any(_true(each) for each in self.moved)
-                answer = STALE if unchanged is not None and _true(unchanged) and not moved else WRITTEN
+                answer = STALE if unchanged is not None and _true(unchanged) else WRITTEN
+                if moved:
+                    answer = _MOVED
                 if unchanged is None:
                     answer = ""  # not remembered: it began late, and can be told the next time
             self.answers[question] = answer
         self.suspect()
-        return self.answers[question]
+        return WRITTEN if self.answers[question] == _MOVED else self.answers[question]
 
     def compare(self, owner: Owner) -> None:
         """Before the step of a window, while samples are kept: was anything written since its last backward?"""
