@@ -11,6 +11,7 @@ from loopkit.curves import read_curves
 if TYPE_CHECKING:
     from loopkit.curvereading import CurveKind, CurveReading
     from loopkit.finding import Place
+    from loopkit.holdings import Owner
     from loopkit.run import Run
 
 TRAIN, VALIDATION, RATE = "train/loss", "val/loss", "train/lr"
@@ -27,18 +28,24 @@ class CurveLog:
     A 0-dim tensor is copied on its own device when it is logged (its owner may go on adding to it) and read with 64
     others in one transfer, so a curve logged on an accelerator waits for it once in 64 values.
 
+    A program that trains one model after another (folds, a search) logs one curve after another under one name. Only
+    the last is kept: what they look like together says nothing.
+
     Attributes:
         places: the user's line that logged a curve first, by its name.
+        since: the first step of the last training.
     """
 
     def __init__(self) -> None:
         self.places: dict[str, Place] = {}
+        self.since = 0
         self._curves: dict[str, list[Point]] = {TRAIN: [], VALIDATION: [], RATE: []}
         self._strides = dict.fromkeys(self._curves, 1)
         self._told = dict.fromkeys(self._curves, 0)
         self._waiting: list[tuple[str, int, Any]] = []
         self._last: tuple[str, int, int] | None = None
         self._readings: list[CurveReading] | None = None
+        self._steps: dict[Owner, int] = {}  # of each optimizer, when something was logged last
 
     def hear(self, run: Run, name: str, value: Any, step: int) -> None:
         """Take what `metric_logged` told; of other names than `TRAIN`, `VALIDATION` and `RATE` nothing is kept."""
@@ -46,6 +53,8 @@ class CurveLog:
         if name not in self._curves or this == self._last:
             return
         self._last = this
+        if name != RATE:
+            self._follow(run, step)
         if self._told[name] == 0:
             chain = run.instrument(CallSites).here(_SITES, brief=True).chain
             if chain:
@@ -85,6 +94,20 @@ class CurveLog:
         """How many of a curve's last values are the very same number, bit for bit."""
         values = [value for _, value in self.curve(name)]
         return next((n for n, value in enumerate(reversed(values)) if value != values[-1]), len(values))
+
+    def _follow(self, run: Run, step: int) -> None:
+        """Begin anew where other optimizers than before have stepped, and none of those."""
+        before = self._steps
+        stepped = [each for each in run.recorder.ledger.owners() if each.steps != before.get(each, 0)]
+        if before and stepped and not any(each in before for each in stepped):
+            self._waiting.clear()
+            for name, curve in self._curves.items():
+                curve.clear()
+                self._strides[name] = 1
+                self._told[name] = 0
+            self._steps, self.since = {}, step
+        for each in stepped:
+            self._steps[each] = each.steps
 
     def _read(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -146,6 +146,7 @@ class Losses:
         if self.error is None:
             try:
                 self.moves.stepped(owner, self.weights.stepped(owner))
+                self.modes.stepped()
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
         self.finite.stepped()

@@ -177,11 +177,14 @@ class Modes:
                 self._trained(root, called, walk)
                 self._resolve(root, "trained")
 
+    def stepped(self) -> None:
+        """An optimizer stepped. What comes after may move statistics too: a state that is loaded, or averaged."""
+        self._recounts.after(self._recorder())
+
     def update_closed(self) -> None:
         """What was called in it is not what the next one trains."""
         self._forward.clear()
-        if self.recorder is not None:
-            self._recounts.after(self.recorder)
+        self._recounts.forget()
 
     # -- inside ------------------------------------------------------------------------------------------
 

@@ -132,7 +132,7 @@ class Recounts:
         self._before = _Count(held, site, recorder.steps, recorder.forwards + recorder.evaluations)
 
     def after(self, recorder: Recorder) -> None:
-        """The update is over."""
+        """An optimizer stepped, the first since then."""
         count, self._before = self._before, None
         # Another forward since would have moved them as well.
         if count is None or count.calls != recorder.forwards + recorder.evaluations:
@@ -140,6 +140,10 @@ class Recounts:
         moved = [name for name, known, seen in count.norms if (layer := known()) and batches_seen(layer) > seen]
         if moved and len(self._told) < _LAYERS:
             self._told.append(Recomputed(tuple(moved), count.site, count.steps))
+
+    def forget(self) -> None:
+        """No step came in that update."""
+        self._before = None
 
     def told(self) -> list[Recomputed]:
         """What was seen since this was last asked."""

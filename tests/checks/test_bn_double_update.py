@@ -63,3 +63,19 @@ def test_silent_without_a_checkpoint_and_on_two_calls() -> None:
                 net(x)
 
     assert "bn-double-update" not in rules(loop)
+
+
+def test_silent_on_states_that_are_loaded_between_updates() -> None:
+    def loop() -> None:
+        net = Net(None)
+        optimizer = adamw(net)
+        average = {name: each.clone() for name, each in net.state_dict().items()}
+        for x, y in batches(8):
+            optimizer.zero_grad()
+            loss_of(net(x), y).backward()
+            optimizer.step()
+            own = {name: each.clone() for name, each in net.state_dict().items()}
+            net.load_state_dict(average)
+            net.load_state_dict(own)
+
+    assert "bn-double-update" not in rules(loop)

@@ -89,3 +89,11 @@ def test_a_warm_restart_is_left_alone() -> None:
 
     assert find(functools.partial(logs, loss, rate)) == []
     assert len(find(functools.partial(logs, loss))) == 1, "without the learning rate it is a loss that runs away"
+
+
+def test_one_training_after_another_is_no_loss_that_comes_back() -> None:
+    def loop() -> None:
+        logs(falls)
+        logs(lambda n: 1.2 + 2.0 * math.exp(-n / 5) + 0.01 * math.sin(n * n), updates=150)
+
+    assert not find(loop)

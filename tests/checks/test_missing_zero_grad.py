@@ -234,4 +234,4 @@ def test_silent_on_gradients_kept_with_their_graph() -> None:
             loss_of(net(x), y).backward(create_graph=True)
             optimizer.step()
 
-    assert rules(loop) == []
+    assert "missing-zero-grad" not in rules(loop)

@@ -134,3 +134,19 @@ class Stream(IterableDataset[Any]):
 )
 def test_look_alikes_are_left_alone(loop: Callable[[], None]) -> None:
     assert RULE not in rules(loop)
+
+
+def test_a_loader_that_is_gone_is_passed_over() -> None:
+    def loop() -> None:
+        net = model()
+        optimizer = adamw(net)
+        for _ in range(2):
+            for x, y in DataLoader(part(0, 32), batch_size=4, shuffle=True):
+                optimizer.zero_grad()
+                loss_of(net(x), y).backward()
+                optimizer.step()
+            with torch.no_grad():
+                for x, _ in DataLoader(part(32, 40), batch_size=4):
+                    net(x)
+
+    assert not find(loop)

@@ -165,6 +165,20 @@ def test_a_long_run_keeps_a_part_of_them() -> None:
     assert len({b[0] - a[0] for a, b in pairwise(curve)}) == 1
 
 
+def test_of_trainings_one_after_another_the_last_is_kept() -> None:
+    weights = [torch.nn.Parameter(torch.ones(())) for _ in range(3)]
+    optimizers = [torch.optim.SGD([each], lr=0.1) for each in weights]
+    with loopkit.watch(skip=["console"]) as run:
+        for n, stepping in enumerate(((0,), (0,), (0, 1), (1,), (2,), (2,))):
+            for each in stepping:
+                weights[each].grad = torch.ones(())
+                optimizers[each].step()
+            loopkit.log("train/loss", float(n), step=n)
+    log = run.instrument(CurveLog)
+    assert log.curve("train/loss") == [(4.0, 4.0), (5.0, 5.0)], "the second came while the first still stepped"
+    assert log.since == 4
+
+
 def test_no_graph_is_kept_alive() -> None:
     weight = torch.ones((), requires_grad=True)
     with loopkit.watch(skip=["console"]) as run:

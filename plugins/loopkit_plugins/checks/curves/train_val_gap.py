@@ -72,7 +72,8 @@ class TrainValGap:
         readings = log.of_kind(CurveKind.OVERFITTING, CurveKind.TOO_LOW)
         if not log.curve("train/loss"):
             levels = run.instrument(Levels)
-            sampled = [(float(each.update), each.loss) for each in levels.read()] if levels.alone else []
+            losses = levels.read() if levels.alone and not log.since else []
+            sampled = [(float(each.update), each.loss) for each in losses]
             held_out = log.curve("val/loss")
             readings = read_curves(sampled, held_out) if sampled and held_out else []
             readings = [each for each in readings if each.kind is CurveKind.OVERFITTING]

@@ -61,7 +61,7 @@ class TrainEvalOverlap:
         if last is None or not feed.evaluated or feed.before is not None:
             return
         training = last.loader()
-        if training is None or training is loader:
+        if training is None or loader is None or training is loader:
             return
         # One that was just made belongs to another training, which may have another split.
         if any(not owner.steps for owner in run.instrument(Ledger).owners()):

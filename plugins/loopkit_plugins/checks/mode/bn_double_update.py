@@ -14,7 +14,7 @@ class BnDoubleUpdate:
 
     What it looks for
         Batch normalisations of a trained model whose running statistics move between the start of a backward and the
-        next update, with no forward in between; in two of the updates looked at.
+        step that follows, with no forward in between; in two of the updates looked at.
 
     Why that hurts
         Each batch counts twice, so that the momentum is nearly doubled: the averages that evaluation uses follow the
