@@ -33,7 +33,7 @@ class Batches(Generic[Batch]):
             if run is not None and run.listens():
                 if run.stopping is not None and not run.has_loop and run.recorder.sources.trains(this_pass):
                     return
-                run.guarded(functools.partial(run.recorder.batch, (this_pass,), batch))
+                run.guarded(functools.partial(run.recorder.batch, (this_pass,), None, batch))
                 run.emit("batch_loaded", batch=batch, loader=self.iterable)
             yield batch
 

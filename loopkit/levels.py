@@ -206,8 +206,8 @@ def _chance(kind: str, row: Sequence[float], pooled: Sequence[float]) -> float |
         mean = pooled[1] / pooled[0]
         return row[2] / row[0] - 2 * mean * row[1] / row[0] + mean * mean
     total, here = math.fsum(pooled), math.fsum(row)
-    if total <= 0 or here <= 0:
-        return None
+    if total <= 0 or here <= 0 or min(*row, *pooled) < 0 or any(row[n] and not pooled[n] for n in range(len(row))):
+        return None  # targets that are no probabilities make no counts
     return (
         -math.fsum(count * math.log(of_all / total) for count, of_all in zip(row, pooled, strict=True) if count)
         / here

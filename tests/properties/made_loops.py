@@ -107,7 +107,8 @@ class Training:
         self.parts = [nn.Linear(3, 2) for _ in plan.optimizers]
         self.optimizers = [_optimizer(kind, part) for kind, part in zip(plan.optimizers, self.parts, strict=True)]
         planned = plan.epochs * (plan.updates + (plan.tail > 0))
-        self.schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(each, planned) for each in self.optimizers]
+        driven = self.optimizers if plan.scheduled else []
+        self.schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(each, planned) for each in driven]
         self.scaler = torch.amp.GradScaler("cpu", enabled=plan.scaler, init_scale=4.0, growth_interval=10**6)
         count = (plan.updates * plan.window + plan.tail) * 2
         data = TensorDataset(torch.randn(count, 3), torch.randn(count, 2))
