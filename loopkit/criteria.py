@@ -7,7 +7,7 @@ its result was sent backward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -235,8 +235,10 @@ class Criteria:
             if call.reduction == "none":
                 users = reduced_by(call.made, walk.nodes)
                 call.reduction = _REDUCED.get(users.pop(), "none") if len(users) == 1 else "none"
-            with unseen(), torch.no_grad():
-                _place(call, walk.nodes, is_hooked)
+            for name, summary in call.near:
+                with unseen(), torch.no_grad():
+                    summary["in_place"] = in_place(walk.nodes, dict(call.tokens)[name], is_hooked)
+            call.tokens = []
         doors = [each for each in self._pending.doors if each.update == update and "pads" in each.summary]
         near = [call for call in sent if call.near and call.shape_of is not None and not call.shape_of.causal]
         if near or doors:
@@ -272,14 +274,6 @@ class Criteria:
             with unseen():
                 self._seen = _read(pending)
         return self._seen
-
-
-def _place(call: _Call, nodes: Iterable[Any], is_hooked: Callable[[Any], bool]) -> None:
-    """Say of the tokens beside a loss whether its graph has them where they are."""
-    ids = dict(call.tokens)
-    call.tokens = []
-    for name, summary in call.near:
-        summary["in_place"] = in_place(nodes, ids[name], is_hooked)
 
 
 def _read(pending: _Pending) -> Seen:
