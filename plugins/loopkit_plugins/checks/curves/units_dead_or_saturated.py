@@ -77,7 +77,7 @@ class UnitsDeadOrSaturated:
             subject=f"{layer.kind} {name}",
             seen=f"{layer.idle} of {layer.units} units of the {layer.kind} {name} {what} ({layer.samples} values "
             f"each, updates {layer.first + 1} to {layer.last + 1}; a heuristic)",
-            why="they get no gradient, and never come back" if relu else "they get almost no gradient",
+            why="they get no gradient, and seldom come back" if relu else "they get almost no gradient",
             remedy="lower the learning rate, initialize otherwise, normalize the inputs, or use LeakyReLU or GELU",
             evidence={"kind": layer.kind, "position": layer.position, "units": layer.units, "idle": layer.idle},
             step=update.number,
