@@ -48,7 +48,10 @@ class History:
         self.occurrences[signature] = seen
         updates = self.updates = self.updates + 1
         if updates > _ALWAYS_TIMED:
-            self.weight = 0 if updates % _TIMED_EVERY else _TIMED_EVERY
+            if updates % _TIMED_EVERY == _TIMED_EVERY // 2:
+                self.weight = _TIMED_EVERY
+            else:  # those walked or told, next to the powers of 2, take long and stand for no others
+                self.weight = updates & (updates + 1) == 0 or updates & (updates - 1) == 0
         if seen == 1 and len(self.occurrences) > SIGNATURES:
             oldest = next(iter(self.occurrences))
             self._rows.retire(_words(oldest), self.occurrences.pop(oldest))
