@@ -47,11 +47,8 @@ class History:
         seen = self.occurrences.get(signature, 0) + 1
         self.occurrences[signature] = seen
         updates = self.updates = self.updates + 1
-        if updates > _ALWAYS_TIMED:
-            if updates % _TIMED_EVERY == _TIMED_EVERY // 2:
-                self.weight = _TIMED_EVERY
-            else:  # those walked or told, next to the powers of 2, take long and stand for no others
-                self.weight = updates & (updates + 1) == 0 or updates & (updates - 1) == 0
+        if self.weight or updates & 7 == 0 or updates & (updates + 1) == 0:
+            self.weight = _weight(updates)
         if seen == 1 and len(self.occurrences) > SIGNATURES:
             oldest = next(iter(self.occurrences))
             self._rows.retire(_words(oldest), self.occurrences.pop(oldest))
@@ -69,6 +66,16 @@ class History:
             names = tuple(_words(signature))
             words[names] = words.get(names, 0) + count
         return self._rows.table(words)
+
+
+def _weight(updates: int) -> int:
+    """How many events one of the next update stands for, after so many. A change falls where `count` asks."""
+    if updates <= _ALWAYS_TIMED:
+        return 1
+    if updates % _TIMED_EVERY == _TIMED_EVERY // 2:
+        return _TIMED_EVERY
+    # Those walked or told, next to the powers of 2, take long and stand for no others.
+    return int(updates & (updates + 1) == 0 or updates & (updates - 1) == 0)
 
 
 def row(events: list[RawEvent]) -> str:

@@ -34,7 +34,11 @@ class Inputs:
                 return
         if self._latest() is not first:
             self.number += 1
-            self._latest, self._version = weakref.ref(first), 0 if first.is_inference() else first._version
+            self._latest = weakref.ref(first)
+            try:
+                self._version = first._version
+            except RuntimeError:  # an inference tensor counts no changes
+                self._version = 0
         elif not first.is_inference() and self._version != first._version:
             self.number += 1
             self._version = first._version

@@ -6,7 +6,7 @@ import enum
 import weakref
 from collections import Counter
 from itertools import chain
-from operator import attrgetter, is_, itemgetter
+from operator import attrgetter, call, is_, itemgetter
 from typing import TYPE_CHECKING
 
 from loopkit.holdings import EMPTY, Mark, Owner, State, nothing
@@ -135,15 +135,13 @@ def all_new(owner: Owner, mark: Mark) -> bool:
 def unchanged(owner: Owner) -> bool:
     """Whether every gradient is the object it was and no more often changed: the usual look before a step."""
     groups = getattr(owner.optimizer(), "param_groups", ())
-    refs, versions = owner.refs, owner.versions
-    at, count = 0, len(versions)
-    for group in groups:
-        for parameter in group["params"]:
-            grad = parameter.grad
-            if at == count or grad is None or grad._version != versions[at] or refs[at]() is not grad:
-                return False
-            at += 1
-    return at == count
+    grads = list(map(_grad_of, chain.from_iterable(map(_params_of, groups))))
+    try:
+        if list(map(_version_of, grads)) != owner.versions:
+            return False
+    except AttributeError:  # a None among them
+        return False
+    return all(map(is_, grads, map(call, owner.refs)))
 
 
 def _settle(

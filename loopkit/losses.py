@@ -47,7 +47,8 @@ class Losses:
         survey: compares what losses reach with what optimizers own.
         error: why nothing is read any more, or None.
         on_walk: called with each walk.
-        walking: whether graphs are walked whole in this update.
+        planned: whether this update is one of those that are looked at.
+        walking: whether graphs are walked whole in it: if it is planned, and somebody asks.
         weights: what the parameters were when the last forward ended, while walking.
         making: hears and reads loss functions, while walking.
         levels: losses of a few updates.
@@ -61,7 +62,7 @@ class Losses:
 
     def __init__(self, ledger: Ledger, models: Models) -> None:
         self.graph = LossGraph()
-        self.walking = True
+        self.planned = self.walking = self._asked = True
         self.wanted = self.first = True
         self.error: Exception | None = None
         self.making = Making(models)
@@ -208,14 +209,20 @@ class Losses:
             self._parts.setdefault(parts[0], self.backwards - 1)
         return before
 
+    def ask(self, asked: bool) -> None:
+        """Whether anybody wants to know what graphs say: for nobody none is walked, and no loss function heard."""
+        self._asked = asked
+        self.walking = self.planned and asked
+
     def closed(self, updates: int, seen: int) -> None:
         """An update closed, the `updates`-th of the run and the `seen`-th of its signature: plan the next one."""
         following, walked = updates + 1, self.walking
         self._updates = updates
-        self.walking = following <= _ALWAYS_WALKED or following & (following - 1) == 0
+        self.planned = following <= _ALWAYS_WALKED or following & (following - 1) == 0
         if seen == 1 and self._novel < _NOVEL:
             self._novel += 1
-            self.walking = True
+            self.planned = True
+        self.walking = self.planned and self._asked
         if walked:
             self.making.closed(walking=self.walking)
         if not self.walking:

@@ -112,7 +112,7 @@ class LossesMade:
     def _swap(self, call: Call, first: Tensor, second: Tensor) -> None:
         if type(first) is not Tensor or not first.is_floating_point() or not 1 <= first.numel() <= _ELEMENTS:
             return
-        if first.is_meta or torch._C._functorch.maybe_current_level() is not None:
+        if first.is_meta or torch._C._are_functorch_transforms_active():
             return
         if first.is_cuda and torch.cuda.is_current_stream_capturing():
             return

@@ -43,7 +43,7 @@ def is_plain(value: object) -> TypeGuard[Tensor]:
 
     Inside `torch.func` transforms nothing is: a tensor of all samples passes for one of a sample there.
     """
-    if type(value) not in (Tensor, nn.Parameter) or torch._C._functorch.maybe_current_level() is not None:
+    if type(value) not in (Tensor, nn.Parameter) or torch._C._are_functorch_transforms_active():
         return False
     assert isinstance(value, Tensor)
     if value.layout is not torch.strided or value.is_meta or value.is_quantized or value.is_complex():

@@ -15,19 +15,14 @@ if TYPE_CHECKING:
 
 
 class OpenStep:
-    """A step between its pre and its post hook."""
+    """A step between its pre and its post hook. Filled by whoever opens it: a constructor would be a frame a step."""
 
-    __slots__ = ("before", "closure", "key", "owner", "reading", "site", "sure", "wraps")
-
-    def __init__(self, key: int, owner: Owner, closure: bool, site: Site) -> None:
-        self.key = key
-        self.before = 0
-        self.owner = owner
-        self.closure = closure
-        self.site = site
-        self.sure = False
-        self.reading: RawReading | None = None
-        self.wraps = False
+    key: int
+    owner: Owner
+    site: Site
+    closure = sure = wraps = False
+    before = 0
+    reading: RawReading | None = None
 
 
 class OpenSteps:
@@ -48,18 +43,17 @@ class OpenSteps:
 
     def abandon(self, owner: Owner) -> None:
         """Drop a step of this optimizer that an exception left open, and all inside it."""
-        while self.stack and any(step.owner is owner for step in self.stack):
-            self._pop()
+        while any(step.owner is owner for step in self.stack):
+            if self.stack.pop().closure:
+                self._ledger.closure_ended()
 
     def end(self, optimizer: Optimizer) -> OpenStep | None:
         """Close the step of this very object; None when it was not open."""
-        stack = self.stack
-        while stack and stack[-1].key != id(optimizer):
-            self._pop()
-        return self._pop() if stack else None
-
-    def _pop(self) -> OpenStep:
-        step = self.stack.pop()
-        if step.closure:
-            self._ledger.closure_ended()
-        return step
+        stack, key = self.stack, id(optimizer)
+        while stack:
+            step = stack.pop()
+            if step.closure:
+                self._ledger.closure_ended()
+            if step.key == key:
+                return step
+        return None

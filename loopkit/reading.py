@@ -37,7 +37,9 @@ def read(owner: Owner, ledger: Ledger, step: StepSoFar, *, inside_backward: bool
     uniform = owner.uniform
     if uniform is not None and uniform.fresh and not (owner.wiped or closure or inside_backward or wraps or sure):
         kinds = ((uniform, len(owner.versions)),)  # the ordinary step
-        shape = _kind(uniform) if len(uniform.fresh) == 1 else _kind(uniform) | _is_shared(uniform) << 13
+        shape = 16 if uniform.written else 4 if uniform.used else 2  # what `_kind` says
+        if len(uniform.fresh) > 1:
+            shape |= _is_shared(uniform) << 13
         return owner, shape, kinds, (), owner.last_site, owner.steps, ledger.last_forward
     if uniform is not None:
         kinds = ((uniform, len(owner.versions)),)

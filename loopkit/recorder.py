@@ -115,7 +115,7 @@ class Recorder(Phases):
         """The outermost module was called."""
         if self._stepped and not self._open.stack:
             self.close()
-        if self.losses.walking:
+        if self.losses.planned:
             self.models.met(module)
         if not torch.is_grad_enabled():
             self.evaluations += 1
@@ -206,7 +206,7 @@ class Recorder(Phases):
         owner = ledger.known.get(id(args[0]))
         if owner is None or owner.optimizer() is not args[0]:
             owner = ledger.owner(args[0])
-        if args[1] if len(args) > 1 else kwargs.get("set_to_none", True):
+        if (len(args) == 1 and not kwargs) or (args[1] if len(args) > 1 else kwargs.get("set_to_none", True)):
             ledger.emptied(owner, site)
         else:
             ledger.cleared([owner], site)
@@ -256,12 +256,14 @@ class Recorder(Phases):
             opens.abandon(owner)
         elif closure and self._stepped:
             self.close()
-        step = OpenStep(id(optimizer), owner, closure, self.sites.here(STEP, brief=True))
-        step.sure = self.ledger.look_before_step(owner)
+        step = OpenStep()
+        step.key, step.owner, step.site = id(optimizer), owner, self.sites.here(STEP, brief=True)
+        if ledger.look_before_step(owner):
+            step.sure = True
         if closure:
-            step.before = self._happened()
+            step.closure, step.before = True, self._happened()
         else:
-            step.reading = read(owner, self.ledger, step, inside_backward=self.in_backward > 0)
+            step.reading = read(owner, ledger, step, inside_backward=self.in_backward > 0)
         if closure or opens.stack:
             opens.begin(step)
         else:
@@ -270,10 +272,8 @@ class Recorder(Phases):
     def step_ended(self, optimizer: Optimizer) -> bool:
         """The step was executed. Returns whether it counts: a wrapper around another's step does not."""
         stack = self._open.stack
-        if len(stack) == 1 and stack[0].key == id(optimizer) and not stack[0].closure:
-            step: OpenStep | None = stack.pop()  # the ordinary step
-        else:
-            step = self._open.end(optimizer)
+        ordinary = len(stack) == 1 and stack[0].key == id(optimizer) and not stack[0].closure
+        step = stack.pop() if ordinary else self._open.end(optimizer)
         if step is None:
             return False
         owner = step.owner

@@ -6,44 +6,41 @@ import dataclasses
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from loopkit import ranks
+from loopkit.account import Account
 from loopkit.callsite import CallSites
-from loopkit.ending import Ending
 from loopkit.errors import StopTraining
-from loopkit.finding import Finding, Severity
+from loopkit.finding import Finding
 from loopkit.found import HERE, Findings
 from loopkit.ledger import Ledger
 from loopkit.manager import Failure, Manager
 from loopkit.models import Models
-from loopkit.notes import Notes
 from loopkit.parts import Part
 from loopkit.recorder import Recorder
 from loopkit.replicas import Replicas
 from loopkit.rulebook import rules
 from loopkit.signature import Signature
 from loopkit.silence import Filter, Silence, silences
-from loopkit.update import SchedulerReading, Update
+from loopkit.update import Update
 
 Instrument = TypeVar("Instrument")
 
 
-class Run(Ending):
+class Run(Account):
     """One watched training run. Made by `watch()`; handed to every hook as `run`.
 
     Attributes:
         findings: what was found so far, with counts.
-        steps: optimizer steps executed so far.
         failures: plugins that failed; the run went on without them.
         folder: the working directory when the watch opened.
         part: another process reports; this one's findings are sent there, and judged by its selection.
         logged: the names of metrics logged so far, each with the step of its last value.
 
-    How it ends, and who ends it, is said in `Ending`.
+    How it ends, and who ends it, is said in `Ending`; what it says of itself, in `Account`.
     """
 
     def __init__(self, manager: Manager, *, filters: list[Filter] | None = None, part: bool = False) -> None:
@@ -57,14 +54,9 @@ class Run(Ending):
         self.silenced = self._found.silenced
         self.heard: frozenset[str] = frozenset()
         self.busy = True  # an event now is not of the user's making; also before the start and after the end
-        self.spent_ns = 0
-        self._began_ns = time.perf_counter_ns()
         self._broken = False
-        self._notes = Notes()
-        self._ended_ns: int | None = None
         self.thread: int | None = None
         self._instruments: dict[type[Any], Any] = {}
-        self._others: list[Part] = []
         instruments = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
         self.recorder = Recorder(*instruments, self._judge)
         self.recorder.replicas = self.instrument(Replicas)
@@ -73,11 +65,6 @@ class Run(Ending):
         manager.when_one_fails(self._plugin_failed)
 
     # -- what plugins ask --------------------------------------------------------------------------------
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps executed so far in this process, of all optimizers."""
-        return self.recorder.steps
 
     @property
     def passes(self) -> int:
@@ -101,6 +88,10 @@ class Run(Ending):
         """
         return self.recorder.open_update()
 
+    def tell_next(self) -> None:
+        """Have the next update told to `update_finished`, whatever its shape, as when weights came from outside."""
+        self.recorder.tell_next()
+
     def instrument(self, kind: Callable[[], Instrument]) -> Instrument:
         """The run's one object of this class, made on first demand. Plugins may bring classes of their own."""
         if kind not in self._instruments:
@@ -122,14 +113,6 @@ class Run(Ending):
         """
         step = self.logged[name] = self.steps + self.step_offset if step is None else step
         self.emit("metric_logged", name=name, value=value, step=step)
-
-    def could_not_check(self, rule: str, why: str) -> None:
-        """Say that a rule ("*" for all) could not be judged, and why. Repeats are one."""
-        self._notes.add(rule, why)
-
-    def notes(self) -> list[tuple[str, str]]:
-        """What `could_not_check` was told so far, as rule and reason."""
-        return self._notes.said()
 
     def judged(self, rule: str) -> bool:
         """Whether `rule` was looked for in the whole of this run, and would be shown.
@@ -154,44 +137,6 @@ class Run(Ending):
         silenced = [finding for finding, _ in self.silenced]
         lines = self.instrument(CallSites).lines()
         return [each for file in lines for each in silences(file, lines[file], silenced, known)]
-
-    # -- what sinks ask ----------------------------------------------------------------------------------
-
-    def not_checked(self) -> list[tuple[str, str]]:
-        """What could not be checked, as rule and reason."""
-        return self._notes.all(self.recorder, others_train=bool(self._others) or self.part)
-
-    def steps_by_process(self) -> list[int]:
-        """The steps of each process that executed any; those of others than this one are known at the end."""
-        return [steps for steps in (self.steps, *(part.steps for part in self._others)) if steps]
-
-    def rows(self) -> list[tuple[str, int]]:
-        """The rows of events updates consisted of, with counts, the most frequent first."""
-        rows = Counter(dict(self.history.rows()))
-        for part in self._others:
-            rows.update(dict(part.rows))
-        return rows.most_common()
-
-    def schedules(self, *, unused: bool = False) -> list[SchedulerReading]:
-        """The last advance of each scheduler, or those that never did, as met; of many that are gone, the latest."""
-        return self.recorder.schedules(unused=unused)
-
-    def unfinished_row(self) -> str:
-        """The row of events since the last step: all there is, in a loop that never steps."""
-        return self.recorder.unfinished()
-
-    def overhead(self) -> float:
-        """The share of the run's wall time that was spent in loopkit, between 0 and 1."""
-        return min(1.0, self.spent_ns / max(1.0, self.seconds() * 1e9))
-
-    def seconds(self) -> float:
-        """How long the run has been watched."""
-        end = self._ended_ns if self._ended_ns is not None else time.perf_counter_ns()
-        return (end - self._began_ns) / 1e9
-
-    def worst(self) -> Severity | None:
-        """The highest severity found, or None."""
-        return self._found.worst()
 
     # -- what watch and the taps do ----------------------------------------------------------------------
 
@@ -270,8 +215,9 @@ class Run(Ending):
 
     def refresh(self) -> None:
         """Note which hooks anybody implements, after plugins came or went."""
-        hooks = [name for name in vars(self.manager.hook) if not name.startswith("_")]
-        self.heard = frozenset(name for name in hooks if self.manager.hears(name))
+        hooks = vars(self.manager.hook)
+        self.heard = frozenset(name for name in hooks if not name.startswith("_") and self.manager.hears(name))
+        self.recorder.losses.ask("update_finished" in self.heard or bool(self.manager.checks()))
 
     def emit(self, hook: str, **arguments: Any) -> None:
         """Call a hook and report what it answers. Events that plugins cause meanwhile are not events."""

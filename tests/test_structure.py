@@ -127,6 +127,7 @@ LAYERS = [
     {"phases"},
     {"recorder"},
     {"notes"},
+    {"account"},
     {"run"},
     {"taps"},
     {"processes"},

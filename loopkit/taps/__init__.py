@@ -19,16 +19,10 @@
 | `torch.save`, `torch.load` | `state_saved`, `state_read` | `state.py` |
 | `Module.state_dict` | `state_taken` | `state.py` |
 | `load_state_dict` of a module, optimizer, scheduler, scaler | `state_loaded` | `state.py` |
-
-`ddp.py` hears what makes no event: wrappers made, states loaded, collectives of the program's own.
-All but checkpoints, modes and evaluations also feed the record of the current update, so they are installed in every
-run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an event.
-All but checkpoints, modes, states and evaluations also feed the record of the current update, so they are installed
-in every run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is
-an event.
 | `torch.manual_seed` | `generator_seeded` | `seeding.py` |
 
-All but checkpoints, modes, seeds and evaluations also feed the record of the current update, so they are installed in
+`ddp.py` hears what makes no event: wrappers made, states loaded, collectives of the program's own. All but
+checkpoints, modes, states, seeds and evaluations also feed the record of the current update, so they are installed in
 every run. Inside a region that torch.compile traces, and on other threads than the first that trained, nothing is an
 event.
 """

@@ -111,6 +111,6 @@ def is_plain(value: Any) -> bool:
         or torch._C._len_torch_function_stack()
     ):
         return False
-    if torch._C._functorch.maybe_current_level() is not None:
+    if torch._C._are_functorch_transforms_active():
         return False
     return not (value.is_cuda and torch.cuda.is_current_stream_capturing())

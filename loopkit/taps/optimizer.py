@@ -72,10 +72,12 @@ class _Steps:
         weight = run.history.weight
         began = perf_counter_ns() if weight else 0
         try:  # as in `patch.py`: without a frame that only keeps time
-            closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer itself
+            closure = None
+            if kwargs or len(args) > 1:  # args[0] is the optimizer itself
+                closure = args[1] if len(args) > 1 else kwargs.get("closure")
             if "before_step" in run.heard:
                 run.emit("before_step", optimizer=optimizer, closure=closure)
-            run.recorder.step_began(optimizer, callable(closure))
+            run.recorder.step_began(optimizer, closure is not None and callable(closure))
         except Exception as error:  # noqa: BLE001
             run.broken(error)
         if weight:

@@ -76,7 +76,8 @@ class Tap:
         self._name = name
         self._own = vars(owner).get(name, _ABSENT)
         self._cell = Cell(run)
-        self._wrapper = _around(getattr(owner, name), self._cell, before, after, failed, rarely, to_recorder)
+        around = _around if before is not ignore else _behind
+        self._wrapper = around(getattr(owner, name), self._cell, before, after, failed, rarely, to_recorder)
         setattr(owner, name, self._wrapper)
 
     def undo(self) -> None:
@@ -145,7 +146,7 @@ def _around(
             return original(*args, **kwargs)
         subject = run.recorder if to_recorder else run
         weight = run.history.weight
-        if before is not ignore and (weight or not rarely):
+        if weight or not rarely:
             began = _clock() if weight else 0
             try:
                 before(subject, args, kwargs)
@@ -171,9 +172,49 @@ def _around(
                 run.spent_ns += (_clock() - began) * weight
         return result
 
+    opaque(before, callees=True)
+    opaque(after, callees=True)
     opaque(wrapper, callees=False)
-    for listener in (before, after):
-        opaque(listener, callees=True)
+    return wrapper
+
+
+def _behind(
+    original: Callable[..., Any],
+    cell: Cell,
+    before: Listener,
+    after: Ending,
+    failed: Failing,
+    rarely: bool,
+    to_recorder: bool,
+) -> Callable[..., Any]:
+    """`_around` where nothing is heard before the call: half of what every update calls, and so written out."""
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if _is_compiling():
+            return original(*args, **kwargs)
+        run = cell.run
+        if run is None or run.busy or (run.thread != _thread() and not run.listens()):
+            return original(*args, **kwargs)
+        try:
+            result = original(*args, **kwargs)
+        except BaseException as error:
+            hide_this_frame(error)
+            if failed is not ignore:
+                listen(run, failed, run.recorder if to_recorder else run, args, error)
+            raise
+        weight = run.history.weight
+        began = _clock() if weight else 0
+        try:
+            after(run.recorder if to_recorder else run, args, kwargs, result)
+        except Exception as error:  # noqa: BLE001
+            run.broken(error)
+        if weight:
+            run.spent_ns += (_clock() - began) * weight
+        return result
+
+    opaque(after, callees=True)
+    opaque(wrapper, callees=False)
     return wrapper
 
 

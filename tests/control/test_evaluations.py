@@ -180,19 +180,22 @@ def test_what_the_script_logs_itself_is_not_logged_again() -> None:
     assert heard(loop) == ["start 0", ("val/loss", 7.0, 0), "finish 0"]
 
 
-def test_functions_are_wrapped_in_an_evaluation_and_left_as_they_were() -> None:
+def test_training_losses_are_not_logged_and_functions_are_only_wrapped_meanwhile() -> None:
     net, (x, y) = model(), (torch.randn(6, 4), torch.randn(6, 2))
     own = torch._C._nn.mse_loss
     with loopkit.watch(plugins=[Heard()], autoload=False):
-        F.mse_loss(net(x), y).backward()
+        loss = F.mse_loss(net(x), y)
+        assert torch._C._nn.mse_loss is own
+        loss.backward()
         with torch.no_grad():
             net(x)
         assert torch._C._nn.mse_loss is not own
         net(x)
+        assert torch._C._nn.mse_loss is own
         with torch.no_grad():
             net(x)
         loss_of(x.requires_grad_(), x).backward()  # no forward was heard: the backward says it
-    assert torch._C._nn.mse_loss is own
+        assert torch._C._nn.mse_loss is own
 
 
 def test_where_a_loop_tells_nothing_is_inferred() -> None:

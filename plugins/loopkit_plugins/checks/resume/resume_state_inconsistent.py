@@ -90,7 +90,7 @@ class ResumeStateInconsistent:
         read = book.put(owner, state, whole, site)
         if read is not None and read not in self._before:
             self._before[read] = {each.number: each.steps for each in run.instrument(Ledger).owners()}
-            run.recorder.tell_next()
+            run.tell_next()
 
     @hookimpl
     def state_saved(self, run: Run, state: object, file: object) -> None:

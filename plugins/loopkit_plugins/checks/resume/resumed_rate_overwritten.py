@@ -78,7 +78,7 @@ class ResumedRateOverwritten:
             return
         name = type(owner).__name__
         self._suspects.append(_Suspect(weakref.ref(optimizer), name, type(optimizer).__name__, stands, is_now, site))
-        run.recorder.tell_next()
+        run.tell_next()
 
     @hookimpl
     def update_finished(self, run: Run, update: Update) -> None:

@@ -1,0 +1,89 @@
+"""What a run says of itself to whoever asks: its length, its rows, its cost, what it could not check."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from loopkit.ending import Ending
+from loopkit.notes import Notes
+
+if TYPE_CHECKING:
+    from loopkit.finding import Severity
+    from loopkit.found import Findings
+    from loopkit.history import History
+    from loopkit.parts import Part
+    from loopkit.recorder import Recorder
+    from loopkit.update import SchedulerReading
+
+
+class Account(Ending):
+    """What is asked of a run while it goes on, and at its end.
+
+    Attributes:
+        spent_ns: time spent in loopkit so far, estimated from the events that are timed.
+        part: another process reports.
+    """
+
+    part: bool
+    recorder: Recorder
+    history: History
+    _found: Findings
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spent_ns = 0
+        self._began_ns = time.perf_counter_ns()
+        self._ended_ns: int | None = None
+        self._notes = Notes()
+        self._others: list[Part] = []
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps executed so far in this process, of all optimizers."""
+        return self.recorder.steps
+
+    def could_not_check(self, rule: str, why: str) -> None:
+        """Say that a rule ("*" for all) could not be judged, and why. Repeats are one."""
+        self._notes.add(rule, why)
+
+    def notes(self) -> list[tuple[str, str]]:
+        """What `could_not_check` was told so far, as rule and reason."""
+        return self._notes.said()
+
+    def not_checked(self) -> list[tuple[str, str]]:
+        """What could not be checked, as rule and reason."""
+        return self._notes.all(self.recorder, others_train=bool(self._others) or self.part)
+
+    def steps_by_process(self) -> list[int]:
+        """The steps of each process that executed any; those of others than this one are known at the end."""
+        return [steps for steps in (self.steps, *(part.steps for part in self._others)) if steps]
+
+    def rows(self) -> list[tuple[str, int]]:
+        """The rows of events updates consisted of, with counts, the most frequent first."""
+        rows = Counter(dict(self.history.rows()))
+        for part in self._others:
+            rows.update(dict(part.rows))
+        return rows.most_common()
+
+    def schedules(self, *, unused: bool = False) -> list[SchedulerReading]:
+        """The last advance of each scheduler, or those that never did, as met; of many that are gone, the latest."""
+        return self.recorder.schedules(unused=unused)
+
+    def unfinished_row(self) -> str:
+        """The row of events since the last step: all there is, in a loop that never steps."""
+        return self.recorder.unfinished()
+
+    def overhead(self) -> float:
+        """The share of the run's wall time that was spent in loopkit, between 0 and 1."""
+        return min(1.0, self.spent_ns / max(1.0, self.seconds() * 1e9))
+
+    def seconds(self) -> float:
+        """How long the run has been watched."""
+        end = self._ended_ns if self._ended_ns is not None else time.perf_counter_ns()
+        return (end - self._began_ns) / 1e9
+
+    def worst(self) -> Severity | None:
+        """The highest severity found, or None."""
+        return self._found.worst()
