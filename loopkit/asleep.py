@@ -7,7 +7,7 @@ wraps a model in DDP, clears gradients or runs backward wakes, and is watched fr
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,9 +35,12 @@ class Asleep:
     Args:
         ticket: handed to `wake`.
         wake: opens a watch; called when nothing of this is left in torch.
+        also: more that counts as a sign, each a class or module and the name of a function in it.
     """
 
-    def __init__(self, ticket: Ticket, wake: Callable[[Ticket], None]) -> None:
+    def __init__(
+        self, ticket: Ticket, wake: Callable[[Ticket], None], also: Sequence[tuple[Any, str]] = ()
+    ) -> None:
         import torch
 
         self._ticket = ticket
@@ -48,20 +51,26 @@ class Asleep:
             _Trigger(torch.optim.Optimizer, "zero_grad", self.rouse),
             _Trigger(torch.autograd, "backward", self.rouse),
             _Trigger(torch.nn.parallel.DistributedDataParallel, "_ddp_init_helper", self.rouse),
+            *(_Trigger(owner, name, self.rouse) for owner, name in also),
         ]
         global sleeping
         sleeping = self
 
     def rouse(self) -> None:
         """Training begins, or a watch is opened by hand."""
+        if self.dismiss():
+            self._wake(self._ticket)
+
+    def dismiss(self) -> bool:
+        """Wait no longer; whether it had waited until now."""
         global sleeping
         if self._over:
-            return
+            return False
         self._over = True
         sleeping = None
         for trigger in reversed(self._triggers):
             trigger.undo()
-        self._wake(self._ticket)
+        return True
 
 
 sleeping: Asleep | None = None

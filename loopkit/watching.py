@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import multiprocessing.util
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -65,6 +66,26 @@ _open: _Open | None = None
 def current_run() -> Run | None:
     """The run that is being watched in this process, or None."""
     return _open.run if _open is not None else None
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """What happens inside belongs to no run that is open outside: a watch opened here has a run of its own.
+
+    Joined to another, it would not hear its own end, which is when half of the checks judge.
+    """
+    global _open
+    outer, _open = _open, None
+    listened = outer is not None and outer.handle is not None
+    if outer is not None and outer.handle is not None:
+        outer.handle.undo()
+        outer.handle = None
+    try:
+        yield
+    finally:
+        _open = outer
+        if outer is not None and listened:
+            outer.listen()
 
 
 # -- children --------------------------------------------------------------------------------------------
