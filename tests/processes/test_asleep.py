@@ -11,7 +11,7 @@ import torch
 from loopkit import asleep
 from loopkit.asleep import Asleep, Ticket
 from tests.loops import adamw, model
-from tests.torch_state import differences, picture
+from loopkit.testing.torchstate import differences, picture
 
 TICKET = Ticket("/nowhere", (), ())
 
