@@ -38,9 +38,7 @@ class Asleep:
         also: more that counts as a sign, each a class or module and the name of a function in it.
     """
 
-    def __init__(
-        self, ticket: Ticket, wake: Callable[[Ticket], None], also: Sequence[tuple[Any, str]] = ()
-    ) -> None:
+    def __init__(self, ticket: Ticket, wake: Callable[[Ticket], None], also: Sequence[tuple[Any, str]] = ()) -> None:
         import torch
 
         self._ticket = ticket

@@ -2,8 +2,8 @@
 
 `watch_loop` gives the findings of a function, `assert_finds` and `assert_silent` judge them; `record` writes down
 what a run told its checks, `replay` tells it again without torch; `assert_torch_untouched` holds promise 2; and
-`loopkit.testing.strategies` makes loops for hypothesis, which is imported there and nowhere else. Each name is fetched
-when first asked for: importing this imports no torch.
+`loopkit.testing.strategies` makes loops for hypothesis, which is imported there and nowhere else. Each name is
+fetched when first asked for: importing this imports no torch.
 """
 
 from __future__ import annotations

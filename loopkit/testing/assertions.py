@@ -42,7 +42,9 @@ def assert_finds(
         return named[0]
     problems = [_not_there(finding.place, line_of) for finding in named]
     if None not in problems:
-        raise AssertionError(f"{rule} was found, but not in the line of {line_of!r}:\n" + "\n".join(map(str, problems)))
+        raise AssertionError(
+            f"{rule} was found, but not in the line of {line_of!r}:\n" + "\n".join(map(str, problems))
+        )
     return named[problems.index(None)]
 
 
@@ -50,7 +52,7 @@ def assert_silent(what: LoopOrFindings, rule: str | None = None, **options: Unpa
     """Hold that nothing is found, or nothing of one rule.
 
     Args:
-        what: a function, which is run as by `watch_loop` and must train, or findings.
+        what: a function, which is run as by `watch_loop`, or findings.
         rule: the slug; None for all of them.
         options: of `watch_loop`, where `what` is a function.
 
@@ -73,7 +75,9 @@ def _findings(what: LoopOrFindings, options: Options) -> list[Finding]:
     run = run_of(what, **options)
     if not run.findings and not run.steps_by_process() and not run.unfinished_row():
         name = getattr(what, "__qualname__", repr(what))
-        raise AssertionError(f"{name} did not train: no backward and no step was seen, so nothing was judged")
+        raise AssertionError(
+            f"{name} did nothing that is watched: no forward, backward or step, so nothing was judged"
+        )
     return run.findings
 
 

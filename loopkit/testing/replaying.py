@@ -18,9 +18,7 @@ _OF_UPDATES = ("loopkit.windows",)
 """Instruments of loopkit that a check feeds with updates itself; all others read live objects."""
 
 
-def replay(
-    check: Any, stream: Stream, *, instruments: Mapping[type[Any], object] | None = None
-) -> list[Finding]:
+def replay(check: Any, stream: Stream, *, instruments: Mapping[type[Any], object] | None = None) -> list[Finding]:
     """The findings of a check, given a recorded stream: `run_started`, each update, `run_finished`.
 
     Args:
@@ -116,4 +114,3 @@ class _Strict(Manager):
     def switch_off(self, guard: Any, when: str, error: Exception) -> NoReturn:
         """Raise it."""
         raise error
-

@@ -25,7 +25,7 @@ class Options(TypedDict, total=False):
 def watch_loop(loop: Callable[[], object], **options: Unpack[Options]) -> list[Finding]:
     """Run a function under a watch and give its findings, those of the end of the run too.
 
-    The run is its own, also inside a watch that is open: what is found here is found nowhere else. Nothing is printed.
+    The run is its own, also inside a watch that is open: what is found here is found nowhere else, and not printed.
 
     Args:
         loop: trains; what it returns is dropped, what it raises passes.

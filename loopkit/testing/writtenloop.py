@@ -104,7 +104,11 @@ class WrittenLoop:
         if self._schedules:
             planned = (self.updates + (self.tail > 0)) * self.epochs
             schedule = f"torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={planned})"
-            yield f"schedulers = [{schedule} for optimizer in optimizers]" if self._several else f"scheduler = {schedule}"
+            yield (
+                f"schedulers = [{schedule} for optimizer in optimizers]"
+                if self._several
+                else f"scheduler = {schedule}"
+            )
         yield ""
 
     def _loop(self) -> Iterator[str]:

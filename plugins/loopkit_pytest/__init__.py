@@ -52,7 +52,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         report
         for reports in terminalreporter.stats.values()
         for report in reports
-        if getattr(report, "when", "") == "call" and any(name.startswith(PREFIX) for name, _ in report.user_properties)
+        if getattr(report, "when", "") == "call"
+        and any(name.startswith(PREFIX) for name, _ in report.user_properties)
     ]
     if told:
         from loopkit_pytest.summary import summary

@@ -114,18 +114,16 @@ def mark_of(item: pytest.Item) -> Mark:
     for mark in marks:
         if wrong := [*map(repr, mark.args), *(set(mark.kwargs) - _MARKED)]:
             raise UsageError(f"the marker takes {', '.join(sorted(_MARKED))} by name, not {', '.join(wrong)}")
-    options: dict[str, Any] = {
+    said: dict[str, Any] = {}
+    for mark in reversed(marks):  # the nearest comes last and counts
+        said |= mark.kwargs
+    if said.get("fail_on") not in (None, *FAIL_ON):
+        raise UsageError(f"fail_on is one of {', '.join(FAIL_ON)}, not {said['fail_on']!r}")
+    options = {name: said[name] for name in ("select", "probe") if name in said}
+    options |= {
         name: [each for mark in marks for each in mark.kwargs.get(name, ())] for name in ("ignore", "plugins")
     }
-    for name in ("select", "probe"):
-        options |= {name: value for mark in reversed(marks) if (value := mark.kwargs.get(name)) is not None}
-    enabled, fail_on = (
-        next((mark.kwargs[name] for mark in marks if name in mark.kwargs), default)
-        for name, default in (("enabled", True), ("fail_on", None))
-    )
-    if fail_on not in (None, *FAIL_ON):
-        raise UsageError(f"fail_on is one of {', '.join(FAIL_ON)}, not {fail_on!r}")
-    return Mark(bool(marks), enabled, fail_on, options)
+    return Mark(bool(marks), said.get("enabled", True), said.get("fail_on"), options)
 
 
 def _closed(item: pytest.Item) -> list[Finding]:

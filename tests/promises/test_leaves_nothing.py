@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import loopkit
 from loopkit import StopTraining, hookimpl
-from tests.loops import adamw, batches, loader, loss_of, model, textbook
 from loopkit.testing.torchstate import differences, picture
+from tests.loops import adamw, batches, loader, loss_of, model, textbook
 from tests.watched import Events
 
 

@@ -1,14 +1,10 @@
-"""Loops that are written out: right ones are silent, and each fault is found at its line, by all that is installed."""
+"""Loops that are written out: right ones are silent, each fault is found at its line, by all that is installed."""
 
 from __future__ import annotations
 
-import pytest
-import torch
 from hypothesis import given, settings
 
-from loopkit import UsageError
 from loopkit.testing import WrittenLoop, assert_finds, assert_silent, strategies
-from loopkit.testing.writtenloop import FAULTS
 
 
 @settings(max_examples=40)
