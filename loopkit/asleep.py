@@ -43,15 +43,20 @@ class Asleep:
 
         self._ticket = ticket
         self._wake = wake
-        self._over = False
-        self._triggers = [  # of optimizers and DDP, what their constructors call: a warning there names its caller
-            _Trigger(torch.optim.Optimizer, "_patch_step_function", self.rouse),
-            _Trigger(torch.optim.Optimizer, "zero_grad", self.rouse),
-            _Trigger(torch.autograd, "backward", self.rouse),
-            _Trigger(torch.nn.parallel.DistributedDataParallel, "_ddp_init_helper", self.rouse),
-            *(_Trigger(owner, name, self.rouse) for owner, name in also),
+        self._signs = [  # of optimizers and DDP, what their constructors call: a warning there names its caller
+            (torch.optim.Optimizer, "_patch_step_function"),
+            (torch.optim.Optimizer, "zero_grad"),
+            (torch.autograd, "backward"),
+            (torch.nn.parallel.DistributedDataParallel, "_ddp_init_helper"),
+            *also,
         ]
+        self.wait()
+
+    def wait(self) -> None:
+        """Begin to wait, or begin again after `dismiss`."""
         global sleeping
+        self._over = False
+        self._triggers = [_Trigger(owner, name, self.rouse) for owner, name in self._signs]
         sleeping = self
 
     def rouse(self) -> None:

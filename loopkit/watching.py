@@ -72,10 +72,13 @@ def current_run() -> Run | None:
 def apart() -> Iterator[None]:
     """What happens inside belongs to no run that is open outside: a watch opened here has a run of its own.
 
-    Joined to another, it would not hear its own end, which is when half of the checks judge.
+    Joined to another, it would not hear its own end, which is when half of the checks judge. Nor does what happens
+    here rouse what waits for training.
     """
     global _open
-    outer, _open = _open, None
+    sleeper, outer, _open = asleep.sleeping, _open, None
+    if sleeper is not None:
+        sleeper.dismiss()
     listened = outer is not None and outer.handle is not None
     if outer is not None and outer.handle is not None:
         outer.handle.undo()
@@ -86,6 +89,8 @@ def apart() -> Iterator[None]:
         _open = outer
         if outer is not None and listened:
             outer.listen()
+        if sleeper is not None:
+            sleeper.wait()
 
 
 # -- children --------------------------------------------------------------------------------------------

@@ -119,10 +119,9 @@ def mark_of(item: pytest.Item) -> Mark:
         said |= mark.kwargs
     if said.get("fail_on") not in (None, *FAIL_ON):
         raise UsageError(f"fail_on is one of {', '.join(FAIL_ON)}, not {said['fail_on']!r}")
-    options = {name: said[name] for name in ("select", "probe") if name in said}
-    options |= {
-        name: [each for mark in marks for each in mark.kwargs.get(name, ())] for name in ("ignore", "plugins")
-    }
+    options: dict[str, Any] = {name: said[name] for name in ("select", "probe") if name in said}
+    for name in ("ignore", "plugins"):
+        options[name] = [each for mark in marks for each in mark.kwargs.get(name, ())]
     return Mark(bool(marks), said.get("enabled", True), said.get("fail_on"), options)
 
 
@@ -137,7 +136,7 @@ def _closed(item: pytest.Item) -> list[Finding]:
     try:
         findings = watched.close()
     except LoopkitError as error:
-        pytest.fail(f"loopkit: {error}", pytrace=False)
+        raise pytest.fail.Exception(f"loopkit: {error}", pytrace=False) from None
     if watched.steps or findings:
         item.user_properties.append((f"{PREFIX}steps", watched.steps))
     for failure in watched.failures:
