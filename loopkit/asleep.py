@@ -71,9 +71,13 @@ class Asleep:
             return False
         self._over = True
         sleeping = None
+        self.sweep()
+        return True
+
+    def sweep(self) -> None:
+        """Take the wrappers away; once more, when what somebody had patched on top of one is gone."""
         for trigger in reversed(self._triggers):
             trigger.undo()
-        return True
 
 
 sleeping: Asleep | None = None
@@ -97,7 +101,9 @@ class _Trigger:
             # Beneath somebody else's patch, or kept by name: calling what stands there would come back here.
             on_top = vars(owner).get(name) is wrapper
             rouse()
-            return (getattr(owner, name) if on_top else original)(*args, **kwargs)
+            if not on_top or vars(owner).get(name) is wrapper:  # which a patch that is gone by now had put back
+                return original(*args, **kwargs)
+            return getattr(owner, name)(*args, **kwargs)
 
         self._wrapper = wrapper
         setattr(owner, name, wrapper)

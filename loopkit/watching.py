@@ -86,6 +86,8 @@ def apart() -> Iterator[None]:
     try:
         yield
     finally:
+        if _open is not None and _open.handle is not None:
+            _open.handle.undo()  # left open: it must not hear what belongs to the outer run
         _open = outer
         if outer is not None and listened:
             outer.listen()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,15 +13,17 @@ from loopkit.config import Config
 from loopkit.errors import PluginError
 from loopkit.finding import Finding
 from loopkit.run import Run
+from loopkit.taps import patch
 from loopkit.testing.assertions import assert_finds, assert_silent
-from loopkit.watching import Watch, current_run
+from loopkit.watching import Watch, apart, current_run
 
 
 class WatchedTest:
     """What the `loopkit` fixture gives, and what `pytest --loopkit` puts around a test.
 
     Opening a watch takes some 50 ms, which tests that never train do not pay: it is opened at the first optimizer,
-    loader, loaded state, child process or backward, unless one is open already, which is then joined.
+    loader, loaded state, child process or backward. One that a fixture has open is joined; that of `loopkit run` is
+    not.
 
     Args:
         select, ignore, plugins, probe: as `loopkit.watch` takes them, beside what the project has set.
@@ -57,7 +60,8 @@ class WatchedTest:
         self._process = os.getpid()
         self._run: Run | None = None
         self._asleep: Asleep | None = None
-        self._before: set[Any] = set()
+        self._apart = contextlib.ExitStack()
+        self._before: dict[Any, int] = {}
         self._steps_before = 0
         self._found: list[Finding] = []
 
@@ -86,8 +90,11 @@ class WatchedTest:
         assert_silent(self.findings, rule)
 
     def begin(self) -> None:
-        """Wait for the first sign of training; where a watch is open, join it at once."""
-        if current_run() is not None or asleep.sleeping is not None:
+        """Wait for the first sign of training; where a fixture has a watch open, join it at once."""
+        outer = current_run()
+        if outer is not None and outer.program:
+            self._apart.enter_context(apart())  # `loopkit run -m pytest`: tests are judged one by one
+        elif outer is not None or asleep.sleeping is not None:
             self._open()
             return
         import multiprocessing.process
@@ -101,16 +108,25 @@ class WatchedTest:
 
     def close(self) -> list[Finding]:
         """End the watch; what was found since it began. Calling it again gives the same."""
+        with self._apart:
+            return self._closed()
+
+    def settle(self) -> None:
+        """Once the test's fixtures are gone, and with them what they had patched on top of us: leave nothing."""
+        if self._asleep is not None:
+            self._asleep.sweep()
+        patch.sweep()
+
+    def _closed(self) -> list[Finding]:
         if self._asleep is not None:
             self._asleep.dismiss()
-            self._asleep = None
         watch, run, self._watch = self._watch, self._run, None
         if watch is None or run is None:
             return self._found
         self._run = None
         watch.__exit__(None, None, None)
         self.steps = sum(run.steps_by_process()) - self._steps_before
-        self._found = [finding for finding in run.findings if finding.key not in self._before]
+        self._found = [finding for finding in run.findings if finding.count > self._before.get(finding.key, 0)]
         self.failures = [f"{each.plugin} failed ({each.when}): {each.error}" for each in run.failures]
         if not watch.all_loaded:
             raise PluginError("; ".join(self.failures))
@@ -121,6 +137,6 @@ class WatchedTest:
             return  # a child that the test forked before it trained: there is no run that it could join
         outer = current_run()
         if outer is not None:
-            self._before = {finding.key for finding in outer.findings}
+            self._before = {finding.key: finding.count for finding in outer.findings}
             self._steps_before = outer.steps
         self._run = self._watch.__enter__()

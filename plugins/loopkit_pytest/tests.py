@@ -64,11 +64,16 @@ class Tests:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
-        """End a watch whose test never ran, since a fixture failed or skipped."""
-        if (watched := item.stash.get(WATCHED, None)) is not None:
+        """End a watch whose test never ran, since a fixture failed or skipped; then, without fixtures, tidy up."""
+        watched = item.stash.get(WATCHED, None)
+        if watched is not None:
             watched.close()
-            del item.stash[WATCHED]
-        return (yield)
+        try:
+            return (yield)
+        finally:
+            if watched is not None:
+                watched.settle()
+                del item.stash[WATCHED]
 
     def _begin(self, item: pytest.Item) -> LoopkitError | None:
         """Begin to watch; why that cannot be done."""

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,12 +51,24 @@ class Done:
     cases: dict[str, Case]
 
 
-def pytest_on(folder: Path, suite: str, *options: str, files: dict[str, str] | None = None) -> Done:
-    """Write `suite` as test_suite.py, beside other files, and run pytest there."""
+def pytest_on(
+    folder: Path, suite: str, *options: str, files: dict[str, str] | None = None, under: Sequence[str] = ()
+) -> Done:
+    """Write `suite` as test_suite.py, beside other files, and run pytest there; `under` is put before `-m pytest`."""
     for name, text in {"test_suite.py": suite, "pytest.ini": "[pytest]\n", **(files or {})}.items():
         (folder / name).write_text(text, encoding="utf-8")
     junit = folder / "junit.xml"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--junitxml={junit}", *options]
+    command = [
+        sys.executable,
+        *under,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        f"--junitxml={junit}",
+        *options,
+    ]
     done = subprocess.run(
         command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False, timeout=300
     )

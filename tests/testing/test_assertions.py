@@ -12,6 +12,7 @@ import torch
 import loopkit
 from loopkit import Finding, PluginError, StopTraining, hookimpl
 from loopkit.testing import WrittenLoop, assert_finds, assert_silent, assert_torch_untouched, watch_loop
+from loopkit.watching import apart
 from tests.loops import adamw, batches, loss_of, model, textbook
 from tests.watched import line_of
 
@@ -138,6 +139,17 @@ def test_inside_a_watch_the_run_is_its_own_and_the_outer_one_goes_on() -> None:
         textbook(3)
     assert run.steps == 5
     assert run.findings == []
+
+
+def test_a_watch_left_open_apart_does_not_hear_what_comes_after() -> None:
+    with loopkit.watch(autoload=False) as run:
+        with apart():
+            watch = loopkit.watch(autoload=False)
+            left = watch.__enter__()
+            textbook(2)
+        textbook(3)
+        watch.__exit__(None, None, None)
+    assert (run.steps, left.steps) == (3, 2)
 
 
 def test_a_loop_that_raises_inside_a_watch_leaves_the_outer_one_open() -> None:

@@ -295,6 +295,116 @@ def test_nothing_is_imported_where_no_test_is_to_be_watched(tmp_path: Path) -> N
     assert done.code == 0, done.text
 
 
+TWICE = """
+import pytest
+from train import train
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_wrong(loopkit, n):
+    train(clear=False)
+
+def test_judged(loopkit):
+    train(clear=False)
+    loopkit.assert_finds("missing-zero-grad")
+
+def test_right(loopkit):
+    train(clear=True)
+    assert loopkit.steps == 0
+    assert not loopkit.findings
+    assert loopkit.steps == 4
+"""
+
+
+def test_inside_a_run_that_is_open_each_test_is_judged_by_what_it_did_itself(tmp_path: Path) -> None:
+    done = pytest_on(tmp_path, TWICE, files={"train.py": TRAIN}, under=["-m", "loopkit", "run"])
+    found = {name: case.outcome for name, case in done.cases.items()}
+    assert found == {
+        "test_wrong[1]": "failure",
+        "test_wrong[2]": "failure",
+        "test_judged": "passed",
+        "test_right": "passed",
+    }
+    assert done.cases["test_right"].properties == {"loopkit:steps": "4"}
+    assert done.code == 1
+
+
+PATCHES = """
+import pytest
+import torch
+from train import train
+
+NAMES = [(torch, "load"), (torch.optim.Optimizer, "zero_grad"), (torch.nn.Module, "load_state_dict")]
+BEFORE = [vars(owner)[name] for owner, name in NAMES]
+
+@pytest.fixture
+def patched(monkeypatch):
+    for owner, name in NAMES:
+        monkeypatch.setattr(owner, name, lambda *args, old=getattr(owner, name), **kwargs: old(*args, **kwargs))
+
+@pytest.fixture
+def patch_later(monkeypatch):
+    return lambda: [monkeypatch.setattr(owner, name, lambda *args: None) for owner, name in NAMES]
+
+def test_asleep(patched):
+    pass
+
+@pytest.mark.loopkit(enabled=False)
+def test_left_by_asleep():
+    assert [vars(owner)[name] for owner, name in NAMES] == BEFORE
+
+def test_before_training(patched):
+    train(clear=True)
+
+@pytest.mark.loopkit(enabled=False)
+def test_left_by_before():
+    assert [vars(owner)[name] for owner, name in NAMES] == BEFORE
+
+def test_after_training(patch_later):
+    train(clear=True)
+    patch_later()
+
+@pytest.mark.loopkit(enabled=False)
+def test_left_by_after():
+    assert [vars(owner)[name] for owner, name in NAMES] == BEFORE
+"""
+
+
+def test_what_a_test_patches_and_puts_back_leaves_nothing_of_ours_in_torch(tmp_path: Path) -> None:
+    done = pytest_on(tmp_path, PATCHES, "--loopkit", files={"train.py": TRAIN})
+    assert (done.code, len(done.cases)) == (0, 6), done.text
+    assert done.cases["test_before_training"].properties == {"loopkit:steps": "4"}
+
+
+HELD = """
+import pytest
+import loopkit as kit
+from train import train
+
+@pytest.fixture(scope="module")
+def run():
+    with kit.watch(skip=["console"]) as run:
+        yield run
+    assert run.steps == 8 and [finding.rule for finding in run.findings] == ["missing-zero-grad"]
+
+def test_right(run):
+    train(clear=True)
+    assert run.steps == 4
+
+def test_wrong(run):
+    train(clear=False)
+    assert run.steps == 8
+"""
+
+
+def test_a_watch_that_a_fixture_holds_open_over_tests_hears_all_of_them(tmp_path: Path) -> None:
+    done = pytest_on(tmp_path, HELD, "--loopkit", files={"train.py": TRAIN})
+    assert {name: case.outcome for name, case in done.cases.items()} == {
+        "test_right": "passed",
+        "test_wrong": "failure",
+    }
+    assert "error  missing-zero-grad" in done.cases["test_wrong"].text, done.text
+
+
 SETTINGS = "[tool.pytest.ini_options]\n[tool.loopkit]\n"
 TWO_STEPS = """
 from train import train
