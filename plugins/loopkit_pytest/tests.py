@@ -26,8 +26,6 @@ class Tests:
     A watch begins before the fixtures of its test are set up: these make models and optimizers, and may train.
     """
 
-    __test__ = False
-
     def __init__(self, config: pytest.Config) -> None:
         try:
             config.stash[SETTINGS] = nearest(config.rootpath)

@@ -154,6 +154,13 @@ def test_own_watch_by_watch_loop():
     from loopkit.testing import assert_finds
     assert_finds(lambda: train(clear=False), "missing-zero-grad")
 
+def test_loop_of_ours():
+    net = torch.nn.Linear(4, 2)
+    data = torch.utils.data.TensorDataset(torch.ones(6, 4), torch.ones(6, 2))
+    loader = torch.utils.data.DataLoader(data, batch_size=2, shuffle=True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    kit.Loop(net, optimizer, loader, loss=torch.nn.functional.mse_loss).run(epochs=1)
+
 def test_nothing_is_left():
     assert kit.current_run() is None and kit.asleep.sleeping is not None
     assert torch.optim.Optimizer.zero_grad.__module__.startswith("torch")
@@ -213,6 +220,9 @@ def test_each_finding_and_the_steps_are_properties_in_junit(watched: Done) -> No
     assert watched.cases["test_right"].properties == {"loopkit:steps": "4"}
     assert watched.cases["test_trains_nothing"].properties == {}
     assert watched.cases["test_left_out"].properties == {}
+    assert watched.cases["test_own_watch_right"].properties == {"loopkit:steps": "4"}
+    assert watched.cases["test_own_watch_by_watch_loop"].properties == {}
+    assert watched.cases["test_loop_of_ours"].properties == {"loopkit:steps": "3"}
 
 
 def test_the_summary_counts_what_trained_and_shows_what_failed_nothing(watched: Done) -> None:
