@@ -102,7 +102,7 @@ class _Writer:
         if RECORDS.get(name) is not type(value):
             raise UsageError(f"a stream cannot hold a {name}: add its module to loopkit/testing/stream.py")
         fields = {each.name: (each.default, getattr(value, each.name)) for each in dataclasses.fields(value)}
-        given = {name: self.plain(said) for name, (default, said) in fields.items() if not _is(said, default)}
+        given = {name: self.plain(said) for name, (default, said) in fields.items() if said != default}
         return {"is": name, **given}
 
     def _number(self, site: Site) -> int:
@@ -120,11 +120,6 @@ class _Writer:
                 }
             )
         return number
-
-
-def _is(value: Any, default: Any) -> bool:
-    """Whether a value is its default: equal, and of one type, since 0, 0.0 and False are equal."""
-    return type(value) is type(default) and bool(value == default)
 
 
 class _Reader:
