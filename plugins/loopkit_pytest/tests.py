@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from loopkit.testing import WatchedTest
 
 SETTINGS = pytest.StashKey[Config]()
-_MARKED = {"select", "ignore", "plugins", "probe", "fail_on", "enabled"}
+_LISTS = ("select", "ignore", "plugins")
+_MARKED = {*_LISTS, "probe", "fail_on", "enabled"}
 
 
 class Tests:
@@ -117,6 +118,8 @@ def mark_of(item: pytest.Item) -> Mark:
     for mark in marks:
         if wrong := [*map(repr, mark.args), *(set(mark.kwargs) - _MARKED)]:
             raise UsageError(f"the marker takes {', '.join(sorted(_MARKED))} by name, not {', '.join(wrong)}")
+        if words := [name for name in _LISTS if isinstance(mark.kwargs.get(name), str)]:
+            raise UsageError(f"{words[0]} of the marker takes a list, not {mark.kwargs[words[0]]!r}")
     said: dict[str, Any] = {}
     for mark in reversed(marks):  # the nearest comes last and counts
         said |= mark.kwargs

@@ -124,6 +124,10 @@ def test_marked_with_no_rule():
 def test_marked_with_no_argument():
     pass
 
+@pytest.mark.loopkit(ignore="missing-zero-grad")
+def test_marked_with_a_word():
+    pass
+
 @pytest.mark.loopkit(plugins=["train:Nothing"])
 def test_marked_with_no_plugin():
     train(clear=True)
@@ -179,6 +183,7 @@ FAILED_ALL_THE_SAME = {
     "test_wrong_and_fails": "assert 1 == 2",
     "test_marked_with_no_rule": "did you mean 'missing-zero-grad'",
     "test_marked_with_no_argument": "the marker takes enabled, fail_on",
+    "test_marked_with_a_word": "ignore of the marker takes a list, not 'missing-zero-grad'",
     "test_marked_with_no_plugin": "has no 'Nothing'",
 }
 
