@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from loopkit.errors import UsageError, did_you_mean
-from loopkit.manager import Installed, installed
+from loopkit.plugin.offers import Installed, installed
 
 
 @dataclass(frozen=True, slots=True)

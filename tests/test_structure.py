@@ -86,6 +86,7 @@ LAYERS = [
         "update",
         "wraps",
     },
+    {"plugin"},
     {
         "clips",
         "criteria",
@@ -120,6 +121,7 @@ LAYERS = [
         "scaling",
     },
     {"curvelog", "curvereport", "found", "graphwalk", "looking", "lossgraph", "moves", "opensteps", "reading"},
+    {"reports"},
     {"ledger", "making"},
     {"schedulers", "symmetry", "weights"},
     {"history", "losses"},
@@ -132,7 +134,7 @@ LAYERS = [
     {"taps"},
     {"processes"},
     {"watching"},
-    {"batching", "joining", "metrics", "running", "session"},
+    {"batching", "joining", "metrics", "pluginlist", "running", "session"},
     {"cli", "passes"},
     {"__main__", "loop"},
 ]
