@@ -1,4 +1,4 @@
-"""The command line: `loopkit run | report | curves | rules | explain | plugins`. What runs nothing imports no torch."""
+"""The command line: `loopkit run | report | curves | rules | …`. What runs nothing imports no torch."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def fetch(name: str) -> Any:
         raise UsageError(f"unknown format {name!r}{did_you_mean(name, known)} known: {', '.join(sorted(known))}")
     try:
         return known[name].load()
-    except Exception as error:  # noqa: BLE001 - a stranger's may raise anything
+    except Exception as error:
         raise PluginError(f"the format {name!r} cannot be loaded: {told(error)}") from error
 
 
@@ -41,7 +41,7 @@ def text(report: Report, name: str) -> str:
         said = say(report) if callable(say) else None
     except (UsageError, PluginError):
         raise
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise PluginError(f"the format {name!r} failed: {told(error)}") from error
     if not isinstance(said, str):
         raise UsageError(f"the format {name!r} has no method `text(report)`: it is written while a run goes on")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from loopkit import __version__
 from loopkit.errors import UsageError
 from loopkit.finding import Finding
 from loopkit.manager import Failure
@@ -97,9 +98,10 @@ def read(path: Path) -> Report:
     if not isinstance(form, dict) or not isinstance(schema, int) or "findings" not in form or "steps" not in form:
         raise UsageError(f"{str(path)!r} is no report. {_MADE_BY}")
     if schema > SCHEMA:
+        by = form.get("loopkit", "of a later time")
         raise UsageError(
-            f"{str(path)!r} is a report of schema {schema}, written by loopkit {form.get('loopkit', 'of a later time')}; "
-            f"this loopkit ({Report.__dataclass_fields__['version'].default}) reads schema {SCHEMA}: upgrade it"
+            f"{str(path)!r} is a report of schema {schema}, written by loopkit {by}; this loopkit, {__version__}, "
+            f"reads schema {SCHEMA}: upgrade it"
         )
     try:
         return from_dict(form)

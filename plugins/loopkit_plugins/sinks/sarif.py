@@ -198,7 +198,8 @@ def _locations(report: Report, finding: Finding) -> list[dict[str, Any]]:
     if finding.place is not None:
         return [_location(report, finding.place)]
     if report.script:
-        return [{"physicalLocation": {"artifactLocation": _artifact(report, report.script)}}]
+        whole = {"artifactLocation": _artifact(report, report.script), "region": {"startLine": 1}}
+        return [{"physicalLocation": whole}]
     return []
 
 
