@@ -78,7 +78,7 @@ def _beside() -> list[Listed]:
     found = []
     for member in members:
         state, why, hooks = _tried(member)
-        found.append(Listed(beside.name_of(member).partition(":")[2], state, beside.FILE, "", "", member, hooks, why))
+        found.append(Listed(beside.name_of(member), state, beside.FILE, "", "", member, hooks, why))
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -35,9 +36,9 @@ def is_file(target: str) -> bool:
 
 
 def name_of(target: str) -> str:
-    """What to call it: the class as a slug is not known before it is loaded, so the file, and the name in it."""
+    """What to call it: its class as a slug, or the file where that is all that is known."""
     file, name = _split(target)
-    return f"{os.path.basename(file)}:{name}" if name else os.path.basename(file)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower() if name else os.path.basename(file)
 
 
 def fetch(target: str) -> Any:
