@@ -15,7 +15,7 @@ from loopkit import Report, UsageError
 from loopkit.cli import main
 from loopkit.reports import saved
 from loopkit.reports.report import root_of
-from tests.cli.command import BUG
+from tests.cli.command import BUG, python
 from tests.cli.command import loopkit as command
 from tests.loops import textbook
 from tests.reports import made
@@ -123,6 +123,15 @@ def test_a_report_becomes_any_format(ran: tuple[Path, Any], capsys: pytest.Captu
     assert (folder / f"out.{name}").read_text() == printed
     if name == "json":
         assert json.loads(printed) == json.loads((folder / "out.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["text", "sarif", "junit"])
+def test_converting_imports_no_torch(ran: tuple[Path, Any], name: str) -> None:
+    code = (
+        f"import sys\nfrom loopkit.cli import main\nassert main(['report', 'out.json', '--format', {name!r}]) == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    assert python("-c", code, cwd=ran[0]).code == 0
 
 
 def test_a_run_writes_the_same_sarif_that_its_saved_report_becomes(ran: tuple[Path, Any]) -> None:
