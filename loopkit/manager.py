@@ -111,6 +111,8 @@ class Manager:
             return True  # another process has it
         if installed and not self.probes and getattr(plugin, "confidence", None) is Confidence.PROBE:
             return True
+        if any(type(other) is plugin for _, other in self.plugins()):
+            return True  # installed, and named once more: two of it would count everything twice
         if installed and (other := self._with_rule(plugin)) is not None:
             rule = f"it reports {plugin.rule!r}, which is a rule of {other}: rename one"
             self._fail(Failure(name, "registration", rule))

@@ -81,7 +81,8 @@ def installed(failures: list[Failure] | None = None, *, every: bool = False) -> 
             offer = Installed(name, target, entry.name, _origin(entry))
             first = found.setdefault(name, offer)
             if first.target != offer.target:
-                failed.append(Failure(name, "registration", _taken(first, offer)))
+                taken = f"{name} ({offer.distribution})"
+                failed.append(Failure(taken, "registration", _taken(first, offer)))
     if failures is not None:
         failures.extend(failed)
     return list(found.values())

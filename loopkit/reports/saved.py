@@ -25,8 +25,8 @@ def to_dict(report: Report) -> dict[str, Any]:
         "overhead": round(report.overhead, 5),
         "rows": [{"events": row, "count": count} for row, count in report.rows],
         "not_checked": [{"rule": rule, "why": why} for rule, why in report.not_checked],
-        "findings": [finding.to_dict() for finding in report.findings],
-        "silenced": [finding.to_dict() | {"reason": reason} for finding, reason in report.silenced],
+        "findings": [_holdable(finding.to_dict()) for finding in report.findings],
+        "silenced": [_holdable(finding.to_dict()) | {"reason": reason} for finding, reason in report.silenced],
         "plugin_failures": [
             {"plugin": failure.plugin, "when": failure.when, "error": failure.error} for failure in report.failures
         ],
@@ -44,6 +44,15 @@ def to_dict(report: Report) -> dict[str, Any]:
         "lines": [{"file": file, "line": line, "text": text} for (file, line), text in report.lines.items()],
         "slow_plugins": [dict(each) for each in report.slow],
     }
+
+
+def _holdable(value: Any) -> Any:
+    """What JSON can hold: the evidence of a stranger's check may be anything, and is then as Python shows it."""
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str) else repr(key): _holdable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_holdable(each) for each in value]
+    return value if value is None or isinstance(value, str | bool | int | float) else repr(value)
 
 
 def from_dict(form: Mapping[str, Any]) -> Report:

@@ -149,13 +149,20 @@ def test_two_plugins_of_one_name(stranger: Stranger, capsys: pytest.CaptureFixtu
     with loopkit.watch(skip=["console"]) as run:
         textbook(1)
     assert [each.rule for each in run.findings] == ["house-rule"]
-    assert [each.plugin for each in run.failures] == ["house-rule"]
+    assert [each.plugin for each in run.failures] == ["house-rule (b-house 2.0)"]
 
 
 def test_a_strangers_plugin_does_not_take_the_place_of_ours(stranger: Stranger) -> None:
     stranger("a-house", "1.0", {"missing-zero-grad": "house_check_e:HouseRule"})
     (offer,) = [offer for offer in installed() if offer.name == "missing-zero-grad"]
     assert offer.ours
+
+
+def test_one_that_is_installed_and_named_once_more_is_there_once(stranger: Stranger) -> None:
+    stranger("a-house", "1.0", {"mine": "house_check_g:HouseRule"})
+    with loopkit.watch(skip=["console"]) as run:
+        run.manager.load("house_check_g:HouseRule")
+        assert [name for name, _ in run.manager.plugins() if "house" in name or name == "mine"] == ["mine"]
 
 
 def test_two_checks_of_one_rule(stranger: Stranger) -> None:
@@ -228,6 +235,21 @@ def test_an_api_version_that_is_no_number() -> None:
     assert manager.add(Odd)
 
 
+def test_evidence_that_json_cannot_hold_is_in_the_report_all_the_same(tmp_path: Path) -> None:
+    from loopkit_plugins.sinks.json import Json
+
+    class Odd:
+        @hookimpl
+        def after_step(self) -> Finding:
+            return _finding(evidence={"model": object, "sizes": {(1, 2): {3}}, "pair": (1, 2)})
+
+    with loopkit.watch(autoload=False, plugins=[Odd, Json(tmp_path / "out.json")]) as run:
+        textbook(1)
+    assert run.failures == []
+    (found,) = json.loads((tmp_path / "out.json").read_text())["findings"]
+    assert found["evidence"] == {"model": "<class 'object'>", "sizes": {"(1, 2)": "{3}"}, "pair": [1, 2]}
+
+
 # -- how long it takes -----------------------------------------------------------------------------------
 
 
@@ -256,6 +278,12 @@ def test_a_slow_check_is_named_with_its_share(
     err = capsys.readouterr().err
     assert "slow         slow-check took 1.4 s: 100% of the run, " in err
     assert "quick-check" not in err
+
+
+def test_hooks_that_are_called_seldom_are_hooks() -> None:
+    from loopkit import hookspecs
+
+    assert all(hasattr(getattr(hookspecs, hook), "loopkit_spec") for hook in guard._SELDOM)
 
 
 def test_our_own_plugins_are_not_timed_in_an_ordinary_update() -> None:
