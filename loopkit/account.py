@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loopkit.update import SchedulerReading
 
 
-_SLOW_NS = 1_000_000_000
+_SLOW_NS = 2_000_000_000
 _SLOW_SHARE = 0.05
 
 

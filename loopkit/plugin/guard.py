@@ -20,7 +20,6 @@ clock = time.perf_counter_ns
 _SELDOM = frozenset(
     {
         "run_started",
-        "run_finished",
         "update_finished",
         "finding_reported",
         "epoch_started",
@@ -36,7 +35,8 @@ _SELDOM = frozenset(
         "generator_seeded",
     }
 )
-"""Hooks that an ordinary update does not call: there even our own plugins are timed."""
+"""Hooks that an ordinary update does not call: there even our own plugins are timed. Not at the end: the run's clock
+has stopped by then, and whoever first needs what all share would be blamed for it."""
 
 
 class Guard:
