@@ -6,6 +6,7 @@ Ours are read from their source. A stranger's is imported and made, since only t
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,18 @@ from typing import Any
 from loopkit import hookspecs
 from loopkit.config import nearest
 from loopkit.plugin import beside, fit
-from loopkit.plugin.offers import AUTOLOAD_OFF, Failure, Installed, autoload_is_off, fetch, installed, told
+from loopkit.plugin.offers import (
+    AUTOLOAD_OFF,
+    Failure,
+    Installed,
+    autoload_is_off,
+    fetch,
+    installed,
+    is_ours,
+    origin,
+    told,
+)
+from loopkit.reports import formats
 
 ON, OFF, PROBE, BROKEN = "on", "off", "--probe", "cannot be loaded"
 
@@ -45,12 +57,24 @@ class Listed:
 
 
 def listed() -> list[Listed]:
-    """Those that are installed, and those of a file in the working directory."""
+    """Those that are installed, those of a file in the working directory, and the formats of a report."""
     left_out = set(nearest(Path.cwd()).no_plugins)
     failures: list[Failure] = []
     found = [_one(offer, left_out) for offer in installed(failures, every=True)]
     found += [Listed(each.plugin, BROKEN, why=each.error) for each in failures]
-    return found + _beside()
+    return found + _beside() + [_format(entry) for entry in formats.entries()]
+
+
+def _format(entry: importlib.metadata.EntryPoint) -> Listed:
+    """What `--format` may name; a stranger's is imported."""
+    distribution, _, version = origin(entry).partition(" ")
+    state, why = ON, ""
+    if not is_ours(entry):
+        try:
+            entry.load()
+        except Exception as error:  # noqa: BLE001
+            state, why = BROKEN, told(error)
+    return Listed(entry.name, state, distribution, version, "formats", entry.value, [], why)
 
 
 def _one(offer: Installed, left_out: set[str]) -> Listed:

@@ -68,8 +68,8 @@ def installed(failures: list[Failure] | None = None, *, every: bool = False) -> 
     found: dict[str, Installed] = {}
     failed: list[Failure] = []
     entries = importlib.metadata.entry_points(group=GROUP)
-    for entry in sorted(entries, key=lambda entry: (not _is_ours(entry), entry.name, _origin(entry))):
-        if not every and autoload_is_off() and not _is_ours(entry):
+    for entry in sorted(entries, key=lambda entry: (not is_ours(entry), entry.name, origin(entry))):
+        if not every and autoload_is_off() and not is_ours(entry):
             continue
         try:
             targets = _targets(entry)
@@ -78,7 +78,7 @@ def installed(failures: list[Failure] | None = None, *, every: bool = False) -> 
             continue
         for target in targets:
             name = entry.name if target == entry.value else name_of(target)
-            offer = Installed(name, target, entry.name, _origin(entry))
+            offer = Installed(name, target, entry.name, origin(entry))
             first = found.setdefault(name, offer)
             if first.target != offer.target:
                 taken = f"{name} ({offer.distribution})"
@@ -95,11 +95,13 @@ def _taken(first: Installed, second: Installed) -> str:
     )
 
 
-def _origin(entry: importlib.metadata.EntryPoint) -> str:
+def origin(entry: importlib.metadata.EntryPoint) -> str:
+    """The distribution that brought an entry point, and its version."""
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
 
 
-def _is_ours(entry: importlib.metadata.EntryPoint) -> bool:
+def is_ours(entry: importlib.metadata.EntryPoint) -> bool:
+    """Whether an entry point ships with loopkit."""
     return entry.dist is not None and entry.dist.name == DISTRIBUTION
 
 

@@ -6,9 +6,19 @@ import importlib.metadata
 from typing import Any
 
 from loopkit.errors import PluginError, UsageError, did_you_mean
-from loopkit.plugin.offers import FORMATS, told
+from loopkit.plugin.offers import FORMATS, is_ours, origin, told
 from loopkit.plugin.ours import claim
 from loopkit.reports.report import Report
+
+
+def entries() -> list[importlib.metadata.EntryPoint]:
+    """The entry points of formats; of two that bear one name ours, or that of the first distribution."""
+    claim()
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    every = importlib.metadata.entry_points(group=FORMATS)
+    for entry in sorted(every, key=lambda entry: (not is_ours(entry), origin(entry))):
+        found.setdefault(entry.name, entry)
+    return [found[name] for name in sorted(found)]
 
 
 def fetch(name: str) -> Any:
@@ -18,8 +28,7 @@ def fetch(name: str) -> Any:
         UsageError: there is none of that name.
         PluginError: it cannot be imported.
     """
-    claim()
-    known = {entry.name: entry for entry in importlib.metadata.entry_points(group=FORMATS)}
+    known = {entry.name: entry for entry in entries()}
     if name not in known:
         raise UsageError(f"unknown format {name!r}{did_you_mean(name, known)} known: {', '.join(sorted(known))}")
     try:

@@ -82,7 +82,8 @@ def test_the_list_names_everything_of_a_plugin(stranger: Stranger, capsys: pytes
     assert (ours["state"], ours["distribution"], ours["family"]) == ("on", "torch-loopkit", "order")
     assert ours["hooks"] == ["update_finished"]
     assert rows["future-leak"]["state"] == "--probe"
-    assert all(row["hooks"] for row in rows.values())
+    assert all(row["hooks"] for row in rows.values() if row["family"] != "formats")
+    assert (rows["sarif"]["family"], rows["sarif"]["state"]) == ("formats", "on")
     assert main(["plugins"]) == 0
     assert "house-rules 2.1" in capsys.readouterr().out
 
@@ -287,23 +288,15 @@ def test_hooks_that_are_called_seldom_are_hooks() -> None:
 
 
 def test_our_own_plugins_are_not_timed_in_an_ordinary_update_nor_at_the_end() -> None:
-    from loopkit.plugin.guard import Guard
+    from loopkit import hookspecs
 
     manager = Manager()
     manager.load_installed()
-    hot = {"batch_loaded", "before_forward", "after_forward", "before_backward", "after_backward", "before_step"}
-    hot |= {
-        "after_step",
-        "before_zero_grad",
-        "after_zero_grad",
-        "scheduler_stepped",
-        "gradients_clipped",
-        "metric_logged",
-    }
+    hot = {name for name, value in vars(hookspecs).items() if hasattr(value, "loopkit_spec")} - guard._SELDOM
+    assert {"after_step", "batch_loaded", "before_forward", "metric_logged", "run_finished"} <= hot
     for _, plugin in manager.plugins():
-        guarded = Guard(plugin, manager)
+        guarded = guard.Guard(plugin, manager)
         for hook in hot & set(dir(guarded)):
-            assert getattr(guarded, hook).__name__ == hook
             assert getattr(guarded, hook).__code__.co_name == "guarded", f"{plugin} is timed in {hook}"
 
 
@@ -323,8 +316,22 @@ def test_plugins_beside_the_script_are_loaded_and_hide_none_of_ours(project: Pat
     assert "bad.py:9  info  house-rule  (fact, step 1)" in done.err
     assert "bad.py:8  error  missing-zero-grad" in done.err
     assert "failed" not in done.err
+    assert "house-rule" in command("run", "-m", "bad", cwd=project).err
     (project.parent / "elsewhere").mkdir(exist_ok=True)
     assert "house-rule" in command("run", str(project / "bad.py"), cwd=project.parent / "elsewhere").err
+
+
+def test_their_pages_are_read_without_importing_them(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "loopkit_plugins.py").write_text(CHECK + "\n1 / 0\n")
+    monkeypatch.chdir(project)
+    rules.cache_clear()
+    assert main(["explain", "house-rule"]) == 0
+    assert "A step of more than no learning rate" in capsys.readouterr().out
+    assert rules()["house-rule"].family == "loopkit_plugins.py"
+    monkeypatch.undo()
+    rules.cache_clear()
 
 
 @pytest.mark.parametrize("options", [["--isolated"], ["--no-plugin", "loopkit_plugins.py"]])
