@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from loopkit.finiteness import BadLoss as BadLoss
     from loopkit.finiteness import Finiteness as Finiteness
     from loopkit.habit import Habit as Habit
+    from loopkit.hookspecs import API_VERSION as API_VERSION
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.kept import Kept as Kept
     from loopkit.kept import KeptGraphs as KeptGraphs
@@ -85,6 +86,9 @@ if TYPE_CHECKING:
     from loopkit.replay import Origin as Origin
     from loopkit.replicas import Lapse as Lapse
     from loopkit.replicas import Replicas as Replicas
+    from loopkit.reports.report import Report as Report
+    from loopkit.reports.report import RuleTold as RuleTold
+    from loopkit.reports.writer import ReportWriter as ReportWriter
     from loopkit.run import Run as Run
     from loopkit.scaling import Scales as Scales
     from loopkit.schedule import Epochs as Epochs
@@ -153,6 +157,7 @@ _PLACES = {
     "Severity": "finding",
     "BadLoss": "finiteness",
     "Finiteness": "finiteness",
+    "API_VERSION": "hookspecs",
     "hookimpl": "hookspecs",
     "Habit": "habit",
     "History": "logbook",
@@ -183,6 +188,9 @@ _PLACES = {
     "Scales": "scaling",
     "Lapse": "replicas",
     "Replicas": "replicas",
+    "Report": "reports.report",
+    "RuleTold": "reports.report",
+    "ReportWriter": "reports.writer",
     "Run": "run",
     "Shard": "shards",
     "Shares": "shares",

@@ -31,6 +31,9 @@ PROJECT = "loopkit"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 """Marks a method as the implementation of the hook it is named after."""
+API_VERSION = 1
+"""Of the hooks on this page and the names plugins use. A plugin may say which it needs, as `api_version`. It grows
+when something is added that a plugin could miss, or taken away."""
 
 
 @hookspec

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loopkit.script import Program
     from loopkit.watching import Watch
 
+_INTERRUPTED = 130
 OK, FOUND, UNUSABLE = 0, 1, 2
 """Exit codes: nothing at or above --fail-on; findings; wrong usage or a plugin that cannot load."""
 
@@ -39,12 +40,17 @@ def run(options: argparse.Namespace) -> int:
     output = _writable(options.output)
     _known_plugins([*options.no_plugin, *settings.no_plugins])
     script.set_path(program)
-    _existing_plugins([*options.plugin, *settings.plugins])
+    wanted = [*options.plugin, *settings.plugins]
+    _existing_plugins(wanted)
     process = os.getpid()
-    watching = _watch(options, settings, output)
+    watching = _watch(options, settings, output, [*_beside(options, program), *wanted])
     interrupted = False
     code = OK
     with watching as run:
+        run.fail_on = settings.fail_on or "error"
+        run.exit_code = lambda: (
+            _INTERRUPTED if interrupted else code if options.update_baseline else _verdict(run, code, watching)
+        )
         if options.module is not None and program.attributes["__file__"]:
             from loopkit.callsite import CallSites
 
@@ -66,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     if options.update_baseline:
         _update(options.baseline, run)
         return code
-    return _verdict(run, code, settings.fail_on or "error", watching.all_loaded)
+    return _verdict(run, code, watching)
 
 
 def _settings(options: argparse.Namespace, program: Program) -> Config:
@@ -88,7 +94,17 @@ def _settings(options: argparse.Namespace, program: Program) -> Config:
     )
 
 
-def _watch(options: argparse.Namespace, settings: Config, output: Path | None) -> Watch:
+def _beside(options: argparse.Namespace, program: Program) -> list[str]:
+    """The project's own plugins, which stand beside the script, unless they are to be left out."""
+    from loopkit.plugin import beside
+
+    if options.isolated or beside.FILE in options.no_plugin:
+        return []
+    target = beside.in_folder(program.path)
+    return [target] if target is not None else []
+
+
+def _watch(options: argparse.Namespace, settings: Config, output: Path | None, wanted: list[str]) -> Watch:
     from loopkit.watching import Watch
 
     plugins, skip = _sinks(options.format, output)
@@ -98,9 +114,10 @@ def _watch(options: argparse.Namespace, settings: Config, output: Path | None) -
         plugins=[*plugins, *_controls(options.max_steps), *_board(options.tensorboard)],
         skip=[*options.no_plugin, *settings.no_plugins, *skip],
         program=True,
-        wanted=[*options.plugin, *settings.plugins],
+        wanted=wanted,
         config=settings,
         probe=options.probe,
+        trace=options.trace_plugins,
     )
 
 
@@ -113,14 +130,14 @@ def _update(path: Path, run: Run) -> None:
         print(f"loopkit: {path} now knows {count} finding{'' if count == 1 else 's'}", file=sys.stderr)
 
 
-def _verdict(run: Run, code: int, fail_on: str, plugins_loaded: bool) -> int:
+def _verdict(run: Run, code: int, watching: Watch) -> int:
     """The exit code. The script's own failure stays visible; under torchrun an exit of 1 would restart the job."""
     if code != OK or "TORCHELASTIC_RUN_ID" in os.environ:
         return code
-    if not plugins_loaded:
+    if not watching.all_loaded:
         return UNUSABLE
     worst = run.worst()
-    if fail_on != "never" and worst is not None and worst.at_least(Severity(fail_on)):
+    if run.fail_on != "never" and worst is not None and worst.at_least(Severity(run.fail_on)):
         return FOUND
     return OK
 
@@ -155,19 +172,15 @@ def _sinks(name: str, output: Path | None) -> tuple[list[Any], list[str]]:
 
     Text always goes to stderr too, unless stderr is where another format goes.
     """
-    import importlib.metadata
-
     from loopkit import ranks
-    from loopkit.manager import FORMATS
+    from loopkit.reports import formats
 
-    formats = {entry.name: entry for entry in importlib.metadata.entry_points(group=FORMATS)}
-    if name not in formats:
-        raise UsageError(f"unknown format {name!r}{did_you_mean(name, formats)} known: {', '.join(sorted(formats))}")
+    made = formats.fetch(name)
     if not ranks.leads():
         return [], []
     if name == "text":
-        return ([formats[name].load()(output)], ["console"]) if output else ([], [])
-    return [formats[name].load()(output)], [] if output else ["console"]
+        return ([made(output)], ["console"]) if output else ([], [])
+    return [made(output)], [] if output else ["console"]
 
 
 def _controls(max_steps: int | None) -> list[Any]:
@@ -188,10 +201,11 @@ def _board(folder: Path | None) -> list[Any]:
 
 
 def _known_plugins(names: list[str]) -> None:
-    from loopkit.manager import installed
+    from loopkit.plugin.beside import FILE
+    from loopkit.plugin.offers import installed
 
-    offers = installed()
-    known = {offer.name for offer in offers} | {offer.entry for offer in offers}
+    offers = installed(every=True)
+    known = {offer.name for offer in offers} | {offer.entry for offer in offers} | {FILE}
     for name in names:
         if name not in known:
             raise UsageError(f"unknown plugin {name!r}{did_you_mean(name, known)} `loopkit plugins` lists them")
