@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from loopkit.replay import Origin as Origin
     from loopkit.replicas import Lapse as Lapse
     from loopkit.replicas import Replicas as Replicas
+    from loopkit.row import row_of as row_of
     from loopkit.run import Run as Run
     from loopkit.scaling import Scales as Scales
     from loopkit.schedule import Epochs as Epochs
@@ -97,6 +98,9 @@ if TYPE_CHECKING:
     from loopkit.strays import Stray as Stray
     from loopkit.symmetry import Symmetry as Symmetry
     from loopkit.symmetry import Twins as Twins
+    from loopkit.trace.recorded import Trace as Trace
+    from loopkit.trace.recorded import TracedEvent as TracedEvent
+    from loopkit.trace.recorded import TracedRow as TracedRow
     from loopkit.units import LayerUnits as LayerUnits
     from loopkit.units import Units as Units
     from loopkit.update import Clipped as Clipped
@@ -184,6 +188,7 @@ _PLACES = {
     "Lapse": "replicas",
     "Replicas": "replicas",
     "Run": "run",
+    "row_of": "row",
     "Shard": "shards",
     "Shares": "shares",
     "Silence": "silence",
@@ -210,6 +215,9 @@ _PLACES = {
     "SchedulerReading": "update",
     "StepReading": "update",
     "UnusedLoss": "lossnodes",
+    "Trace": "trace.recorded",
+    "TracedEvent": "trace.recorded",
+    "TracedRow": "trace.recorded",
     "LayerUnits": "units",
     "Units": "units",
     "UnscaleReading": "update",

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,30 +28,79 @@ OK, FOUND, UNUSABLE = 0, 1, 2
 
 def run(options: argparse.Namespace) -> int:
     """Run a script, watched; the exit code."""
-    from loopkit import script
-
     words = options.module if options.module is not None else options.script
     if not words:
         raise UsageError("name the script to run: loopkit run train.py")
     if options.update_baseline and options.baseline is None:
         raise UsageError("--update-baseline writes into --baseline FILE: name it")
-    program = script.find_module(words[0]) if options.module is not None else script.find_script(words[0])
+    program = found(words[0], module=options.module is not None)
     settings = _settings(options, program)
-    output = _writable(options.output)
+    output = writable(options.output)
     _known_plugins([*options.no_plugin, *settings.no_plugins])
-    script.set_path(program)
+    prepare(program)
     _existing_plugins([*options.plugin, *settings.plugins])
-    process = os.getpid()
     watching = _watch(options, settings, output)
+    ended = watched(watching, program, words[1:], module=options.module is not None)
+    if not ended.ours:
+        return ended.code
+    ended.die_if_interrupted()
+    if options.update_baseline:
+        _update(options.baseline, ended.run)
+        return ended.code
+    return _verdict(ended.run, ended.code, settings.fail_on or "error", watching.all_loaded)
+
+
+def found(name: str, *, module: bool) -> Program:
+    """The script or module of this name."""
+    from loopkit import script
+
+    return script.find_module(name) if module else script.find_script(name)
+
+
+def prepare(program: Program) -> None:
+    """Put first on `sys.path` what `python` would."""
+    from loopkit import script
+
+    script.set_path(program)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a watched program ended.
+
+    Args:
+        run: the run it was.
+        code: its exit code.
+        interrupted: by Ctrl-C, which it did not catch.
+        ours: this is the process that began; not so in a child that the script forked, which has nothing to report.
+    """
+
+    run: Run
+    code: int
+    interrupted: bool
+    ours: bool
+
+    def die_if_interrupted(self) -> None:
+        """End as Python does on Ctrl-C: by the signal, so that a shell loop around us stops too."""
+        if self.interrupted:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def watched(watching: Watch, program: Program, arguments: list[str], *, module: bool) -> Ended:
+    """Run a program inside a watch, to its end."""
+    from loopkit import script
+
+    process = os.getpid()
     interrupted = False
     code = OK
     with watching as run:
-        if options.module is not None and program.attributes["__file__"]:
+        if module and program.attributes["__file__"]:
             from loopkit.callsite import CallSites
 
             run.instrument(CallSites).add_user_folder(os.path.dirname(program.attributes["__file__"]))
         try:
-            code = script.run(program, words[1:])
+            code = script.run(program, arguments)
             if code != OK:
                 run.ending = "failed"
         except KeyboardInterrupt as error:
@@ -59,14 +109,7 @@ def run(options: argparse.Namespace) -> int:
         except StopTraining as request:
             run.ending = "stopped"
             print(f"loopkit: stopped: {request.reason}", file=sys.stderr)
-    if os.getpid() != process:
-        return code  # a child that the script forked: it ends as the script has it, and has nothing to report
-    if interrupted:
-        _die_of_interrupt()
-    if options.update_baseline:
-        _update(options.baseline, run)
-        return code
-    return _verdict(run, code, settings.fail_on or "error", watching.all_loaded)
+    return Ended(run, code, interrupted, os.getpid() == process)
 
 
 def _settings(options: argparse.Namespace, program: Program) -> Config:
@@ -95,7 +138,7 @@ def _watch(options: argparse.Namespace, settings: Config, output: Path | None) -
     return Watch(
         select=settings.select,
         ignore=settings.ignore,
-        plugins=[*plugins, *_controls(options.max_steps), *_board(options.tensorboard)],
+        plugins=[*plugins, *controls(options.max_steps), *_board(options.tensorboard)],
         skip=[*options.no_plugin, *settings.no_plugins, *skip],
         program=True,
         wanted=[*options.plugin, *settings.plugins],
@@ -125,13 +168,7 @@ def _verdict(run: Run, code: int, fail_on: str, plugins_loaded: bool) -> int:
     return OK
 
 
-def _die_of_interrupt() -> None:
-    """End as Python does on Ctrl-C: by the signal, so that a shell loop around us stops too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def _writable(path: Path | None) -> Path | None:
+def writable(path: Path | None) -> Path | None:
     """The report's path, absolute: the script may change directory. Refused before the script runs.
 
     Only one process of several may write the file: None in the others.
@@ -170,7 +207,8 @@ def _sinks(name: str, output: Path | None) -> tuple[list[Any], list[str]]:
     return [formats[name].load()(output)], [] if output else ["console"]
 
 
-def _controls(max_steps: int | None) -> list[Any]:
+def controls(max_steps: int | None) -> list[Any]:
+    """The plugins that --max-steps asks for."""
     if max_steps is None:
         return []
     from loopkit.manager import fetch

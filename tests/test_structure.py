@@ -80,6 +80,7 @@ LAYERS = [
         "script",
         "states",
         "targets",
+        "trace",
         "twins",
         "units",
         "untouched",
@@ -132,7 +133,7 @@ LAYERS = [
     {"taps"},
     {"processes"},
     {"watching"},
-    {"batching", "joining", "metrics", "running", "session"},
+    {"batching", "joining", "metrics", "running", "session", "tracing"},
     {"cli", "passes"},
     {"__main__", "loop"},
 ]
