@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
 from loopkit.trace.recorded import Trace, TracedRow
+
+_EVALUATION = "evaluation"
+_NEAR = 0.1  # a loop that reads ahead takes a batch more, or less
 
 
 def batches_said(trace: Trace, row: str, *, alone: bool) -> list[str]:
@@ -16,23 +20,41 @@ def batches_said(trace: Trace, row: str, *, alone: bool) -> list[str]:
         row: a usual one.
         alone: it is the only usual one, so that all updates count: loops that read ahead take batches in others.
     """
-    rows = [each for each in trace.rows if alone or str(each) == row]
-    batches = batches_of(rows)
+    batches = batches_of(trace, row, alone=alone)
     if not batches:
         return []
     return ["a step every batch" if batches == 1 else f"a step every {ordinal(batches)} batch"]
 
 
-def batches_of(rows: Sequence[TracedRow]) -> int:
-    """How many batches there are to an update; 0 where that is no number."""
-    mean = sum(row.batches for row in rows) / max(1, sum(row.count for row in rows))
-    return round(mean) if abs(mean - round(mean)) < 0.25 else 0
+def batches_of(trace: Trace, row: str, *, alone: bool) -> int:
+    """How many batches there are to an update of this row; 0 where that is no number. As `batches_said`."""
+    own = [each for each in trace.rows if str(each) == row]
+    for rows in (trace.rows, own) if alone else (own,):
+        mean = sum(row.batches for row in rows) / max(1, sum(row.count for row in rows))
+        if abs(mean - round(mean)) < _NEAR:
+            return round(mean)
+    return 0
+
+
+def apart_from_evaluations(trace: Trace) -> Trace:
+    """The trace with rows that do not say when an evaluation came before, unless that is the usual thing."""
+    evaluated = sum(row.count for row in trace.rows if _EVALUATION in row.words)
+    if 2 * evaluated > trace.updates:
+        return trace
+    rows: dict[tuple[tuple[str, tuple[int, ...]], ...], TracedRow] = {}
+    for row in trace.rows:
+        events = tuple(each for each in row.events if each[0] != _EVALUATION)
+        known = rows.get(events, TracedRow(events, 0, row.first, 0))
+        first = min(known.first, row.first)
+        rows[events] = TracedRow(events, known.count + row.count, first, known.batches + row.batches)
+    ranked = sorted(rows.values(), key=lambda row: (-row.count, row.first))
+    return dataclasses.replace(trace, rows=tuple(ranked))
 
 
 def evaluations_said(trace: Trace, row: str) -> list[str]:
     """When evaluations began; nothing where each update has one."""
     at = trace.evaluations
-    if not at or "evaluation" in row:
+    if not at or _EVALUATION in row:
         return []
     if len(at) == 1:
         return [f"evaluation once, after update {at[0]:,}"]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from loopkit.row import folded
 from loopkit.trace.align import Token, aligned
-from loopkit.trace.cadence import batches_of, period
+from loopkit.trace.cadence import apart_from_evaluations, batches_of, period
 from loopkit.trace.picture import WIDTH, counted, usual_rows, wrapped
 from loopkit.trace.recorded import Trace, TracedRow
 
@@ -67,6 +67,7 @@ class Comparison:
 
 def compare(before: Trace, after: Trace) -> Comparison:
     """What changed from one to the other."""
+    before, after = apart_from_evaluations(before), apart_from_evaluations(after)
     rows = usual_rows(before), usual_rows(after)
     pairs = aligned(_tokens(before, rows[0]), _tokens(after, rows[1]))
     changes = [
@@ -177,8 +178,7 @@ def _in_an_update(trace: Trace, rows: Sequence[str]) -> Counter[str]:
     for text in rows:
         row = next(each for each in trace.rows if str(each) == text)
         counts.update(word for word in row.words if word != "batch")
-        same = [each for each in trace.rows if len(rows) == 1 or str(each) == text]
-        counts["batch"] += batches_of(same)
+        counts["batch"] += batches_of(trace, text, alone=len(rows) == 1)
     return counts
 
 

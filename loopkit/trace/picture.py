@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loopkit.row import ARROW, folded
-from loopkit.trace.cadence import batches_said, evaluations_said
+from loopkit.trace.cadence import apart_from_evaluations, batches_said, evaluations_said
 from loopkit.trace.lines import inside, line, shortened, told
 from loopkit.trace.recorded import Trace, TracedRow
 
@@ -30,6 +30,7 @@ def drawn(trace: Trace, *, colour: bool = False, utf8: bool = True) -> str:
         colour: with the colours of a terminal.
         utf8: with arrows and bars; else in ASCII.
     """
+    trace = apart_from_evaluations(trace)
     style = COLOURS if colour else {}
     usual = usual_rows(trace)
     lines = [_head(trace, style), ""]
