@@ -14,7 +14,7 @@ from loopkit.trace.recorded import Trace, TracedRow
 WIDTH = 80
 _MAIN_SHARE, _MAIN_COUNT, _MAINS = 0.2, 3, 3
 """A row of this share of the updates, and of so many, is a usual one too, as where two optimizers take turns."""
-_OTHERS = 6
+_OTHERS, _CODE = 6, 60
 _NAME, _LINE, _COUNT, _EACH, _BAR = 15, 30, 7, 8, 5
 _FULL, _PARTS = "█", " ▏▎▍▌▋▊▉"
 Style = dict[str, str]
@@ -83,7 +83,7 @@ def _inside(trace: Trace) -> list[str]:
     for event in inside(trace):
         if event.place is not None:
             where = told(trace, event.place)
-            lines += wrapped(f"inside {event.code or 'a call'} at {where}", indent="    ", at=" ")
+            lines += wrapped(f"inside {event.code[:_CODE] or 'a call'} at {where}", indent="    ", at=" ")
     return lines
 
 
@@ -153,10 +153,10 @@ def _cell(trace: Trace, cell: _Cell, shown: set[int], style: Style) -> list[str]
 
 
 def _numbers(trace: Trace, count: int | None, seconds: float | None, style: Style) -> str:
-    times = f"{count:,}" if count is not None else ""
+    times = "" if count is None else f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.1f} M"
     if seconds is None:
         return f"{times:>{_COUNT}} {'–':>{_EACH}}"
-    share = seconds / trace.seconds if trace.seconds else 0.0
+    share = min(1.0, seconds / trace.seconds) if trace.seconds else 0.0
     each = _each(seconds / count) if count else ""
     return f"{times:>{_COUNT}} {each:>{_EACH}} {share:>6.1%} {_in(style, 'bar', _bar(share))}"
 
@@ -224,7 +224,7 @@ def counted(number: int, noun: str) -> str:
 
 def _each(seconds: float) -> str:
     if seconds >= 1:
-        return f"{seconds:.2f} s"
+        return f"{seconds:.2f} s" if seconds < 1000 else f"{seconds:.0f} s"
     digits = 3 if seconds < 1e-3 else 2 if seconds < 1e-2 else 1
     return f"{seconds * 1e3:.{digits}f} ms"
 
