@@ -79,7 +79,8 @@ def _show(traced: Trace, form: str, output: Path | None) -> None:
         print(text, end="", file=sys.stderr, flush=True)
     else:
         colour = not os.environ.get("NO_COLOR") and hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
-        print(picture.drawn(traced, colour=colour, utf8=_speaks_utf8(sys.stderr)), file=sys.stderr, flush=True)
+        drawn = picture.drawn(traced, colour=colour, utf8=_speaks_utf8(sys.stderr))
+        print(f"\n{drawn}", file=sys.stderr, flush=True)
 
 
 def _write(path: Path, text: str) -> None:

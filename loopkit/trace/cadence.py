@@ -41,14 +41,20 @@ def apart_from_evaluations(trace: Trace) -> Trace:
     evaluated = sum(row.count for row in trace.rows if _EVALUATION in row.words)
     if 2 * evaluated > trace.updates:
         return trace
-    rows: dict[tuple[tuple[str, tuple[int, ...]], ...], TracedRow] = {}
+    rows: dict[tuple[object, ...], TracedRow] = {}
     for row in trace.rows:
-        events = tuple(each for each in row.events if each[0] != _EVALUATION)
-        known = rows.get(events, TracedRow(events, 0, row.first, 0))
-        first = min(known.first, row.first)
-        rows[events] = TracedRow(events, known.count + row.count, first, known.batches + row.batches)
+        left = [each for each in row.events if each[0] != _EVALUATION]
+        name = tuple((word, frozenset(trace.events[each].place for each in at)) for word, at in left)
+        known = rows.get(name)
+        rows[name] = _merged(known, left, row) if known else dataclasses.replace(row, events=tuple(left))
     ranked = sorted(rows.values(), key=lambda row: (-row.count, row.first))
     return dataclasses.replace(trace, rows=tuple(ranked))
+
+
+def _merged(known: TracedRow, events: Sequence[tuple[str, tuple[int, ...]]], row: TracedRow) -> TracedRow:
+    both = zip(known.events, events, strict=True)
+    union = tuple((word, tuple(dict.fromkeys([*mine, *theirs]))) for (word, mine), (_, theirs) in both)
+    return TracedRow(union, known.count + row.count, min(known.first, row.first), known.batches + row.batches)
 
 
 def evaluations_said(trace: Trace, row: str) -> list[str]:
