@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
     from loopkit.curves import read_curves as read_curves
+    from loopkit.door import Door as Door
     from loopkit.draws import Draws as Draws
     from loopkit.effect import Effect as Effect
     from loopkit.errors import LoopkitError as LoopkitError
@@ -78,6 +79,8 @@ if TYPE_CHECKING:
     from loopkit.moves import Move as Move
     from loopkit.moves import Moves as Moves
     from loopkit.moves import StepMoves as StepMoves
+    from loopkit.notebook import load_ipython_extension as load_ipython_extension
+    from loopkit.notebook import unload_ipython_extension as unload_ipython_extension
     from loopkit.rehearsal import Rehearsal as Rehearsal
     from loopkit.rehearsal import Take as Take
     from loopkit.rehearsal import copied as copied
@@ -144,6 +147,7 @@ _PLACES = {
     "CurveReading": "curvereading",
     "read_curves": "curves",
     "Effect": "effect",
+    "Door": "door",
     "Draws": "draws",
     "LoopkitError": "errors",
     "PluginError": "errors",
@@ -224,7 +228,9 @@ _PLACES = {
     "Update": "update",
     "Wipe": "update",
     "current_run": "watching",
+    "load_ipython_extension": "notebook",
     "log": "metrics",
+    "unload_ipython_extension": "notebook",
     "AtChance": "levels",
     "Level": "levels",
     "Levels": "levels",

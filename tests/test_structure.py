@@ -133,8 +133,8 @@ LAYERS = [
     {"taps"},
     {"processes"},
     {"watching"},
-    {"batching", "joining", "metrics", "running", "session"},
-    {"passes", "tracing"},
+    {"batching", "door", "integrations", "joining", "metrics", "running", "session"},
+    {"notebook", "passes", "tracing"},
     {"cli"},
     {"__main__", "loop"},
 ]
