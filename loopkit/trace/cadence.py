@@ -68,6 +68,16 @@ def evaluations_said(trace: Trace, row: str) -> list[str]:
     return [f"evaluation every {every:,} updates" if every else f"evaluation {len(at):,} times"]
 
 
+def when(row: TracedRow) -> str:
+    """Of which updates this was the row: `update 6`, `10 updates, every 12th from 12`, `3 updates, first 51`."""
+    if row.count == 1:
+        return f"update {row.first:,}"
+    if row.every and row.count > 2:  # two are always equally far apart
+        often = "each" if row.every == 1 else f"every {ordinal(row.every)}"
+        return f"{row.count:,} updates, {often} from {row.first:,}"
+    return f"{row.count:,} updates, first {row.first:,}"
+
+
 def period(at: Sequence[int]) -> int | None:
     """The distance between moments, where it is the same each time; else None. The first may come at once."""
     distances = {later - earlier for earlier, later in itertools.pairwise(at)}

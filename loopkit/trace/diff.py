@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 
 from loopkit.row import folded
 from loopkit.trace.align import Token, aligned
-from loopkit.trace.cadence import apart_from_evaluations, batches_of, period
-from loopkit.trace.picture import WIDTH, counted, usual_rows, wrapped
+from loopkit.trace.cadence import apart_from_evaluations, batches_of, period, when
+from loopkit.trace.picture import WIDTH, usual_rows, wrapped
 from loopkit.trace.recorded import Trace, TracedRow
 
 SCHEMA = 1
@@ -213,7 +213,7 @@ def _others(trace: Trace, usual: Sequence[str]) -> dict[str, TracedRow]:
 
 
 def _of_row(row: TracedRow | None) -> str:
-    return "none" if row is None else f"{counted(row.count, 'update')}, first {row.first:,}"
+    return "none" if row is None else when(row)
 
 
 # -- notes -----------------------------------------------------------------------------------------------

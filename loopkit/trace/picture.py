@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loopkit.row import ARROW, folded
-from loopkit.trace.cadence import apart_from_evaluations, batches_said, evaluations_said
+from loopkit.trace.cadence import apart_from_evaluations, batches_said, evaluations_said, when
 from loopkit.trace.lines import inside, line, shortened, told
 from loopkit.trace.recorded import Trace, TracedRow
 
@@ -203,7 +203,7 @@ def _others(trace: Trace, usual: Sequence[str], style: Style) -> list[str]:
 
 
 def _other(trace: Trace, row: TracedRow, same: TracedRow | None, style: Style) -> list[str]:
-    at = f"update {row.first:,}" if row.count == 1 else f"{row.count:,} updates, first {row.first:,}"
+    at = when(row)
     if same is None:
         return [*(_in(style, "odd", line) for line in wrapped(str(row))), f"    {at}"]
     moved = []

@@ -53,12 +53,14 @@ class TracedRow:
         count: how many updates.
         first: the number of the first of them, from 1.
         batches: how many were taken to train on in all of them.
+        every: how many updates from one of them to the next, where that is always the same.
     """
 
     events: tuple[tuple[str, tuple[int, ...]], ...]
     count: int
     first: int
     batches: int
+    every: int | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -185,13 +187,20 @@ def relative(file: str, folder: str) -> str:
 
 
 def _row(row: TracedRow) -> dict[str, Any]:
-    events = [{"event": word, "at": list(at)} for word, at in row.events]
-    return {"row": str(row), "count": row.count, "first": row.first, "batches": row.batches, "events": events}
+    return {
+        "row": str(row),
+        "count": row.count,
+        "first": row.first,
+        "every": row.every,
+        "batches": row.batches,
+        "events": [{"event": word, "at": list(at)} for word, at in row.events],
+    }
 
 
 def _row_from(values: Mapping[str, Any]) -> TracedRow:
     events = tuple((str(each["event"]), tuple(map(int, each["at"]))) for each in values["events"])
-    return TracedRow(events, int(values["count"]), int(values["first"]), int(values["batches"]))
+    every = None if values["every"] is None else int(values["every"])
+    return TracedRow(events, int(values["count"]), int(values["first"]), int(values["batches"]), every)
 
 
 def _event(event: TracedEvent, whole: float) -> dict[str, Any]:

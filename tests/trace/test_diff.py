@@ -118,7 +118,7 @@ def test_fewer_updates_and_rows_beside_the_usual_one() -> None:
     after = dataclasses.replace(before, rows=(*before.rows, tail), updates=11)
     assert [(each.change, each.event, each.after) for each in compare(before, after).changes] == [
         ("count", "update", "11"),
-        ("row", "step", "1 update, first 11"),
+        ("row", "step", "update 11"),
     ]
 
 

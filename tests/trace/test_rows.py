@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 
+from loopkit.trace.cadence import when
 from loopkit.trace.picture import drawn
 from tests.frameworks import trainers
 from tests.loops import adamw, batches, loader, loss_of, model, textbook
@@ -160,3 +161,49 @@ def test_evaluations_are_one_event_each_with_their_batches() -> None:
     assert event(trace, "batch").count == 22
     assert evaluation.place is not None
     assert evaluation.code == "net(x)"
+
+
+def test_a_row_that_comes_again_and_again_says_how_often() -> None:
+    def loop() -> None:
+        for _ in range(4):
+            raw()
+
+    trace = traced(loop)
+    (tail,) = [each for each in trace.rows if each.words.count("forward") == 2]
+    assert (tail.count, tail.first, tail.every) == (4, 6, 6)
+    assert when(tail) == "4 updates, every 6th from 6"
+    assert [each.every for each in trace.rows if "evaluation" in each.words] == [None]
+
+
+def test_a_criterion_is_no_forward() -> None:
+    def loop() -> None:
+        net, criterion = model(), torch.nn.MSELoss()
+        optimizer = adamw(net)
+        for x, y in loader():
+            optimizer.zero_grad()
+            criterion(net(x), y).backward()
+            optimizer.step()
+
+    assert event(traced(loop), "forward").count == 4
+
+
+def test_weights_are_the_same_bit_for_bit() -> None:
+    nets = []
+    for watched in (False, True):
+        torch.manual_seed(0)
+        net = model()
+        optimizer = adamw(net)
+
+        def loop() -> None:
+            for x, y in loader():
+                optimizer.zero_grad()
+                loss_of(net(x), y).backward()
+                torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+                optimizer.step()
+
+        if watched:
+            traced(loop)
+        else:
+            loop()
+        nets.append([*net.state_dict().values(), torch.get_rng_state()])
+    assert all(torch.equal(one, other) for one, other in zip(*nets, strict=True))

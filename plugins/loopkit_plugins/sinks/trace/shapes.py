@@ -36,6 +36,17 @@ class Shape:
     first: int
     count: int = 0
     batches: int = 0
+    last: int = 0
+    every: int | None = None  # updates from one to the next, as long as it is the same; 0 once it is not
+
+    def occurred(self, number: int, batches: int) -> None:
+        """The update of this number had this row."""
+        if self.count:
+            gap = number - self.last
+            self.every = gap if self.every in (None, gap) else 0
+        self.count += 1
+        self.batches += batches
+        self.last = number
 
 
 class Shapes:
@@ -65,6 +76,13 @@ class Shapes:
         if not entries or entries[-1].kind is not kind or kind not in (Kind.BATCH, Kind.FORWARD):
             entries.append(Entry(kind))
         entries[-1].add(key, took)
+
+    def add_to_forward(self, key: Key, took: int | None) -> bool:
+        """What is a part of the forward before it, such as a criterion. Returns whether there is one."""
+        if not self.entries or self.entries[-1].kind is not Kind.FORWARD:
+            return False
+        self.entries[-1].parts.setdefault(key, [0, 0])[1] += took or 0
+        return True
 
     def add_late(self, kind: Kind, took: int | None) -> None:
         """The last event of this kind, which was added when it began, is over."""
@@ -102,8 +120,7 @@ class Shapes:
         if shape is None:
             self.untold += 1
         else:
-            shape.count += 1
-            shape.batches += self._batches
+            shape.occurred(self.updates, self._batches)
             for known, entry in zip(shape.keys, kept, strict=True):
                 known.update(dict.fromkeys(entry.parts))
         self.flush()

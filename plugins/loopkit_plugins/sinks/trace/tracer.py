@@ -63,6 +63,7 @@ class Tracer:
                 shape.count,
                 shape.first,
                 shape.batches,
+                shape.every or None,
             )
             for shape in self._shapes.by_count()
         ]
@@ -98,12 +99,15 @@ class Tracer:
         self._begin(Kind.FORWARD if torch.is_grad_enabled() else Kind.EVALUATION)
 
     @hookimpl
-    def after_forward(self, run: Run) -> None:
-        """It returned."""
-        if torch.is_grad_enabled():
-            self._happened(run, Kind.FORWARD)
-        else:
+    def after_forward(self, run: Run, module: torch.nn.Module) -> None:
+        """It returned. Until it is known what is trained, a criterion is heard as well."""
+        if not torch.is_grad_enabled():
             self._evaluated(run)
+            return
+        took = self._spans.end(Kind.FORWARD)
+        key = self._key(run, Kind.FORWARD)
+        if next(module.parameters(), None) is not None or not self._shapes.add_to_forward(key, took):
+            self._shapes.add(Kind.FORWARD, key, took)
 
     @hookimpl
     def before_backward(self, run: Run) -> None:
