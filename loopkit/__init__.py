@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
     from loopkit.curves import read_curves as read_curves
+    from loopkit.door import Door as Door
     from loopkit.draws import Draws as Draws
     from loopkit.effect import Effect as Effect
     from loopkit.errors import LoopkitError as LoopkitError
@@ -79,6 +80,8 @@ if TYPE_CHECKING:
     from loopkit.moves import Move as Move
     from loopkit.moves import Moves as Moves
     from loopkit.moves import StepMoves as StepMoves
+    from loopkit.notebook import load_ipython_extension as load_ipython_extension
+    from loopkit.notebook import unload_ipython_extension as unload_ipython_extension
     from loopkit.rehearsal import Rehearsal as Rehearsal
     from loopkit.rehearsal import Take as Take
     from loopkit.rehearsal import copied as copied
@@ -89,6 +92,7 @@ if TYPE_CHECKING:
     from loopkit.reports.report import Report as Report
     from loopkit.reports.report import RuleTold as RuleTold
     from loopkit.reports.writer import ReportWriter as ReportWriter
+    from loopkit.row import row_of as row_of
     from loopkit.run import Run as Run
     from loopkit.scaling import Scales as Scales
     from loopkit.schedule import Epochs as Epochs
@@ -101,6 +105,9 @@ if TYPE_CHECKING:
     from loopkit.strays import Stray as Stray
     from loopkit.symmetry import Symmetry as Symmetry
     from loopkit.symmetry import Twins as Twins
+    from loopkit.trace.recorded import Trace as Trace
+    from loopkit.trace.recorded import TracedEvent as TracedEvent
+    from loopkit.trace.recorded import TracedRow as TracedRow
     from loopkit.units import LayerUnits as LayerUnits
     from loopkit.units import Units as Units
     from loopkit.update import Clipped as Clipped
@@ -144,6 +151,7 @@ _PLACES = {
     "CurveReading": "curvereading",
     "read_curves": "curves",
     "Effect": "effect",
+    "Door": "door",
     "Draws": "draws",
     "LoopkitError": "errors",
     "PluginError": "errors",
@@ -192,6 +200,7 @@ _PLACES = {
     "RuleTold": "reports.report",
     "ReportWriter": "reports.writer",
     "Run": "run",
+    "row_of": "row",
     "Shard": "shards",
     "Shares": "shares",
     "Silence": "silence",
@@ -218,13 +227,18 @@ _PLACES = {
     "SchedulerReading": "update",
     "StepReading": "update",
     "UnusedLoss": "lossnodes",
+    "Trace": "trace.recorded",
+    "TracedEvent": "trace.recorded",
+    "TracedRow": "trace.recorded",
     "LayerUnits": "units",
     "Units": "units",
     "UnscaleReading": "update",
     "Update": "update",
     "Wipe": "update",
     "current_run": "watching",
+    "load_ipython_extension": "notebook",
     "log": "metrics",
+    "unload_ipython_extension": "notebook",
     "AtChance": "levels",
     "Level": "levels",
     "Levels": "levels",

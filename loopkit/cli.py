@@ -1,4 +1,4 @@
-"""The command line: `loopkit run | report | curves | rules | …`. What runs nothing imports no torch."""
+"""The command line: `loopkit run | trace | report | curves | rules | …`. Only the first two import torch."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"loopkit {loopkit.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_trace(commands)
     _add_report(commands)
     _add_curves(commands)
     listing = commands.add_parser("rules", help="list what can be found")
@@ -93,6 +94,27 @@ def _add_run(commands: Any) -> None:
     run.set_defaults(command=_run)
 
 
+def _add_trace(commands: Any) -> None:
+    trace = commands.add_parser(
+        "trace",
+        help="show what a loop really does, update by update",
+        description="Run a script unchanged and show what an update consists of, event by event: which lines, how "
+        "often, how long, and which updates were otherwise.",
+        usage="loopkit trace [options] SCRIPT [ARGS...]\n       loopkit trace [options] -m MODULE [ARGS...]\n"
+        "       loopkit trace [options] --diff A.json B.json",
+        epilog="exit codes: 0, or the script's own; with --diff 0 the same, 1 different; 2 wrong usage.",
+    )
+    trace.add_argument("--max-steps", type=int, metavar="N", help="stop after N optimizer steps")
+    trace.add_argument("--format", choices=["text", "json"], default="text", help="how to tell it (default: text)")
+    trace.add_argument("--output", type=Path, metavar="FILE", help="also write it here, in --format")
+    trace.add_argument(
+        "--diff", type=Path, nargs=2, metavar=("A", "B"), help="compare two traces that --format json has written"
+    )
+    trace.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="trace a module")
+    trace.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGS...]", help=argparse.SUPPRESS)
+    trace.set_defaults(command=_trace)
+
+
 def _add_report(commands: Any) -> None:
     report = commands.add_parser(
         "report",
@@ -132,6 +154,12 @@ def _run(options: argparse.Namespace) -> int:
     from loopkit.running import run
 
     return run(options)
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from loopkit.tracing import trace
+
+    return trace(options)
 
 
 # -- report ----------------------------------------------------------------------------------------------

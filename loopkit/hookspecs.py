@@ -55,6 +55,13 @@ def batch_loaded(run: Run, batch: Any, loader: Any) -> Answer:
 
 
 @hookspec
+def before_batch(run: Run, loader: Any) -> Answer:
+    """A DataLoader iterator, or `loopkit.batches`, is asked for a batch, and may have none. `loader` is None if it is
+    gone. Cost: one call a batch.
+    """
+
+
+@hookspec
 def loader_started(run: Run, loader: Any, feed: Feed) -> Answer:
     """A DataLoader made an iterator, or begins anew with workers that it keeps. Cost: once a pass, and about 20 µs
     for what is read of its samplers.
@@ -103,6 +110,11 @@ def after_backward(run: Run, loss: Any) -> Answer:
     """Backward returned: gradients are in `.grad`, the graph is freed unless retained. Cost: one call a
     backward.
     """
+
+
+@hookspec
+def before_clip(run: Run) -> Answer:
+    """Gradients are about to be clipped, or their norm is asked for. Cost: one call a clip."""
 
 
 @hookspec

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from loopkit.errors import LoopkitError, StopTraining, UsageError, did_you_mean
 from loopkit.finding import Severity
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from loopkit.run import Run
     from loopkit.script import Program
     from loopkit.watching import Watch
@@ -28,35 +31,103 @@ OK, FOUND, UNUSABLE = 0, 1, 2
 
 def run(options: argparse.Namespace) -> int:
     """Run a script, watched; the exit code."""
-    from loopkit import script
-
     words = options.module if options.module is not None else options.script
     if not words:
         raise UsageError("name the script to run: loopkit run train.py")
     if options.update_baseline and options.baseline is None:
         raise UsageError("--update-baseline writes into --baseline FILE: name it")
-    program = script.find_module(words[0]) if options.module is not None else script.find_script(words[0])
+    program = found(words[0], module=options.module is not None)
     settings = _settings(options, program)
-    output = _writable(options.output)
+    output = writable(options.output)
     _known_plugins([*options.no_plugin, *settings.no_plugins])
-    script.set_path(program)
+    prepare(program)
     wanted = [*options.plugin, *settings.plugins]
     _existing_plugins(wanted)
-    process = os.getpid()
     watching = _watch(options, settings, output, [*_beside(options, program), *wanted])
+
+    def judged(run: Run, code: int) -> int:
+        return code if options.update_baseline else _verdict(run, code, watching)
+
+    module = options.module is not None
+    ended = watched(watching, program, words[1:], module=module, fail_on=settings.fail_on or "error", judged=judged)
+    if not ended.ours:
+        return ended.code
+    ended.die_if_interrupted()
+    if options.update_baseline:
+        _update(options.baseline, ended.run)
+        return ended.code
+    return _verdict(ended.run, ended.code, watching)
+
+
+def found(name: str, *, module: bool) -> Program:
+    """The script or module of this name."""
+    from loopkit import script
+
+    return script.find_module(name) if module else script.find_script(name)
+
+
+def prepare(program: Program) -> None:
+    """Put first on `sys.path` what `python` would."""
+    from loopkit import script
+
+    script.set_path(program)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a watched program ended.
+
+    Args:
+        run: the run it was.
+        code: its exit code.
+        interrupted: by Ctrl-C, which it did not catch.
+        ours: this is the process that began; not so in a child that the script forked, which has nothing to report.
+    """
+
+    run: Run
+    code: int
+    interrupted: bool
+    ours: bool
+
+    def die_if_interrupted(self) -> None:
+        """End as Python does on Ctrl-C: by the signal, so that a shell loop around us stops too."""
+        if self.interrupted:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def watched(
+    watching: Watch,
+    program: Program,
+    arguments: list[str],
+    *,
+    module: bool,
+    fail_on: str = "error",
+    judged: Callable[[Run, int], int] | None = None,
+) -> Ended:
+    """Run a program inside a watch, to its end.
+
+    Args:
+        watching: the watch.
+        program, arguments: what runs, and what it is given.
+        module: it runs as `-m` runs it.
+        fail_on: from which severity on findings are a failure.
+        judged: the exit code of a run whose program ended with this code; None: that code.
+    """
+    from loopkit import script
+
+    process = os.getpid()
     interrupted = False
     code = OK
     with watching as run:
-        run.fail_on = settings.fail_on or "error"
-        run.exit_code = lambda: (
-            _INTERRUPTED if interrupted else code if options.update_baseline else _verdict(run, code, watching)
-        )
-        if options.module is not None and program.attributes["__file__"]:
+        run.fail_on = fail_on
+        run.exit_code = lambda: _INTERRUPTED if interrupted else judged(run, code) if judged else code
+        if module and program.attributes["__file__"]:
             from loopkit.callsite import CallSites
 
             run.instrument(CallSites).add_user_folder(os.path.dirname(program.attributes["__file__"]))
         try:
-            code = script.run(program, words[1:])
+            code = script.run(program, arguments)
             if code != OK:
                 run.ending = "failed"
         except KeyboardInterrupt as error:
@@ -65,14 +136,7 @@ def run(options: argparse.Namespace) -> int:
         except StopTraining as request:
             run.ending = "stopped"
             print(f"loopkit: stopped: {request.reason}", file=sys.stderr)
-    if os.getpid() != process:
-        return code  # a child that the script forked: it ends as the script has it, and has nothing to report
-    if interrupted:
-        _die_of_interrupt()
-    if options.update_baseline:
-        _update(options.baseline, run)
-        return code
-    return _verdict(run, code, watching)
+    return Ended(run, code, interrupted, os.getpid() == process)
 
 
 def _settings(options: argparse.Namespace, program: Program) -> Config:
@@ -111,7 +175,7 @@ def _watch(options: argparse.Namespace, settings: Config, output: Path | None, w
     return Watch(
         select=settings.select,
         ignore=settings.ignore,
-        plugins=[*plugins, *_controls(options.max_steps), *_board(options.tensorboard)],
+        plugins=[*plugins, *controls(options.max_steps), *_board(options.tensorboard)],
         skip=[*options.no_plugin, *settings.no_plugins, *skip],
         program=True,
         wanted=wanted,
@@ -142,13 +206,7 @@ def _verdict(run: Run, code: int, watching: Watch) -> int:
     return OK
 
 
-def _die_of_interrupt() -> None:
-    """End as Python does on Ctrl-C: by the signal, so that a shell loop around us stops too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def _writable(path: Path | None) -> Path | None:
+def writable(path: Path | None) -> Path | None:
     """The report's path, absolute: the script may change directory. Refused before the script runs.
 
     Only one process of several may write the file: None in the others.
@@ -183,7 +241,8 @@ def _sinks(name: str, output: Path | None) -> tuple[list[Any], list[str]]:
     return [made(output)], [] if output else ["console"]
 
 
-def _controls(max_steps: int | None) -> list[Any]:
+def controls(max_steps: int | None) -> list[Any]:
+    """The plugins that --max-steps asks for."""
     if max_steps is None:
         return []
     from loopkit.manager import fetch
