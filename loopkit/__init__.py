@@ -2,6 +2,8 @@
 
 `loopkit run train.py` watches the loop that is there; `with loopkit.watch() as run:` does so from Python. These
 names are all that is public. Each is fetched when first asked for, so that `loopkit --help` imports no torch.
+
+PYTEST_DONT_REWRITE: under `loopkit run -m pytest` this is imported before pytest is, which would warn of it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ wraps a model in DDP, clears gradients or runs backward wakes, and is watched fr
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,33 +35,49 @@ class Asleep:
     Args:
         ticket: handed to `wake`.
         wake: opens a watch; called when nothing of this is left in torch.
+        also: more that counts as a sign, each a class or module and the name of a function in it.
     """
 
-    def __init__(self, ticket: Ticket, wake: Callable[[Ticket], None]) -> None:
+    def __init__(self, ticket: Ticket, wake: Callable[[Ticket], None], also: Sequence[tuple[Any, str]] = ()) -> None:
         import torch
 
         self._ticket = ticket
         self._wake = wake
-        self._over = False
-        self._triggers = [  # of optimizers and DDP, what their constructors call: a warning there names its caller
-            _Trigger(torch.optim.Optimizer, "_patch_step_function", self.rouse),
-            _Trigger(torch.optim.Optimizer, "zero_grad", self.rouse),
-            _Trigger(torch.autograd, "backward", self.rouse),
-            _Trigger(torch.nn.parallel.DistributedDataParallel, "_ddp_init_helper", self.rouse),
+        self._signs = [  # of optimizers and DDP, what their constructors call: a warning there names its caller
+            (torch.optim.Optimizer, "_patch_step_function"),
+            (torch.optim.Optimizer, "zero_grad"),
+            (torch.autograd, "backward"),
+            (torch.nn.parallel.DistributedDataParallel, "_ddp_init_helper"),
+            *also,
         ]
+        self.wait()
+
+    def wait(self) -> None:
+        """Begin to wait, or begin again after `dismiss`."""
         global sleeping
+        self._over = False
+        self._triggers = [_Trigger(owner, name, self.rouse) for owner, name in self._signs]
         sleeping = self
 
     def rouse(self) -> None:
         """Training begins, or a watch is opened by hand."""
+        if self.dismiss():
+            self._wake(self._ticket)
+
+    def dismiss(self) -> bool:
+        """Wait no longer; whether it had waited until now."""
         global sleeping
         if self._over:
-            return
+            return False
         self._over = True
         sleeping = None
+        self.sweep()
+        return True
+
+    def sweep(self) -> None:
+        """Take the wrappers away; once more, when what somebody had patched on top of one is gone."""
         for trigger in reversed(self._triggers):
             trigger.undo()
-        self._wake(self._ticket)
 
 
 sleeping: Asleep | None = None
@@ -85,7 +101,9 @@ class _Trigger:
             # Beneath somebody else's patch, or kept by name: calling what stands there would come back here.
             on_top = vars(owner).get(name) is wrapper
             rouse()
-            return (getattr(owner, name) if on_top else original)(*args, **kwargs)
+            if not on_top or vars(owner).get(name) is wrapper:  # which a patch that is gone by now had put back
+                return original(*args, **kwargs)
+            return getattr(owner, name)(*args, **kwargs)
 
         self._wrapper = wrapper
         setattr(owner, name, wrapper)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import multiprocessing.util
 import os
@@ -65,6 +66,33 @@ _open: _Open | None = None
 def current_run() -> Run | None:
     """The run that is being watched in this process, or None."""
     return _open.run if _open is not None else None
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """What happens inside belongs to no run that is open outside: a watch opened here has a run of its own.
+
+    Joined to another, it would not hear its own end, which is when half of the checks judge. Nor does what happens
+    here rouse what waits for training.
+    """
+    global _open
+    sleeper, outer, _open = asleep.sleeping, _open, None
+    if sleeper is not None:
+        sleeper.dismiss()
+    listened = outer is not None and outer.handle is not None
+    if outer is not None and outer.handle is not None:
+        outer.handle.undo()
+        outer.handle = None
+    try:
+        yield
+    finally:
+        if _open is not None and _open.handle is not None:
+            _open.handle.undo()  # left open: it must not hear what belongs to the outer run
+        _open = outer
+        if outer is not None and listened:
+            outer.listen()
+        if sleeper is not None:
+            sleeper.wait()
 
 
 # -- children --------------------------------------------------------------------------------------------

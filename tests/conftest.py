@@ -15,7 +15,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests.torch_state import differences, picture
+from loopkit.testing import assert_torch_untouched
+from loopkit.watching import current_run
 
 torch.set_num_threads(1)
 # A generated loop trains a model: the first run of a kernel may take long, and CI machines are shared.
@@ -31,11 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def torch_is_left_as_it_was() -> Iterator[None]:
     """Promise 2, before and after every test."""
     torch.manual_seed(0)
-    before = picture()
-    assert before["run"] is None, "a watch was open before the test"
-    yield
-    left = differences(before, picture())
-    if dynamo := sys.modules.get("torch._dynamo"):  # once anything is compiled, less is heard in that process
-        dynamo.reset()
-        dynamo.utils.counters.clear()
-    assert not left, f"left patched: {left}"
+    assert current_run() is None, "a watch was open before the test"
+    try:
+        with assert_torch_untouched():
+            yield
+    finally:
+        if dynamo := sys.modules.get("torch._dynamo"):  # once anything is compiled, less is heard in that process
+            dynamo.reset()
+            dynamo.utils.counters.clear()

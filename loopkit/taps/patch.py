@@ -84,12 +84,38 @@ class Tap:
     def undo(self) -> None:
         """Put the original back. If somebody has patched on top meanwhile, ours stays beneath it, inert."""
         self._cell.run = None
-        if vars(self._owner).get(self._name) is not self._wrapper:
+        if not self.uncovered:
+            covered.append(self)
             return
         if self._own is _ABSENT:
             delattr(self._owner, self._name)
         else:
             setattr(self._owner, self._name, self._own)
+
+    @property
+    def uncovered(self) -> bool:
+        """Whether nobody has patched on top."""
+        return vars(self._owner).get(self._name) is self._wrapper
+
+
+class Wrapping(Handle, Protocol):
+    """A handle that stands in the place of one function."""
+
+    @property
+    def uncovered(self) -> bool:
+        """Whether nobody has patched on top."""
+
+
+covered: list[Wrapping] = []
+"""What was undone beneath somebody else's patch."""
+
+
+def sweep() -> None:
+    """Take away inert wrappers that are on top again: what patched them in a test is gone when the test is over."""
+    for each in list(covered):  # in the order in which they were undone: the outer one first
+        if each.uncovered:
+            covered.remove(each)
+            each.undo()
 
 
 class Taps:

@@ -17,7 +17,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from loopkit.run import Run
-from loopkit.taps.patch import Cell, Handle, Tap, Taps, hide_this_frame, listen
+from loopkit.taps.patch import Cell, Handle, Tap, Taps, covered, hide_this_frame, listen
 
 _SAVE, _READ, _TAKE, _LOAD = range(17, 21)
 """Stand for these calls among those whose last site is remembered; events of an update have smaller numbers."""
@@ -69,8 +69,15 @@ class _Files:
     def undo(self) -> None:
         """Put the original back."""
         self._cell.run = None
-        if getattr(torch, self._name) is self._wrapper:
+        if self.uncovered:
             setattr(torch, self._name, self._original)
+        else:
+            covered.append(self)
+
+    @property
+    def uncovered(self) -> bool:
+        """Whether nobody has patched on top."""
+        return getattr(torch, self._name) is self._wrapper
 
 
 class _Reads:

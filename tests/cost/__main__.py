@@ -1,6 +1,7 @@
 """`make cost`: what watching costs, all default plugins on: watched over bare, paired in one process, medians.
 
-`python -m tests.cost loops` compares `Loop` with other people's loops instead.
+`python -m tests.cost loops` compares `Loop` with other people's loops instead, `python -m tests.cost pytest` an empty
+pytest run with the plugin and without.
 
 Bare and watched measurements alternate, so that a machine whose speed drifts drifts under both. Nothing here is a
 test: a clock on a shared machine is no judge. The limits stand beside the figures.
@@ -23,7 +24,7 @@ import torch
 
 import loopkit
 from loopkit.manager import fetch
-from tests.cost import loops
+from tests.cost import empty_pytest, loops
 from tests.cost.subjects import SUBJECTS, Subject, mlp
 
 
@@ -33,6 +34,9 @@ def main() -> None:
     wanted = sys.argv[1:]
     if wanted == ["loops"]:
         loops.main(_machine())
+        return
+    if wanted == ["pytest"]:
+        empty_pytest.main(_machine())
         return
     print(f"{datetime.date.today()}, torch {torch.__version__}, Python {platform.python_version()}, {_machine()}\n")
     print("| loop | bare, µs a micro-batch | added, µs | watched ÷ bare | at most | settling in, ms |")

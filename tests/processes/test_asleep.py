@@ -10,8 +10,8 @@ import torch
 
 from loopkit import asleep
 from loopkit.asleep import Asleep, Ticket
+from loopkit.testing.torchstate import differences, picture
 from tests.loops import adamw, model
-from tests.torch_state import differences, picture
 
 TICKET = Ticket("/nowhere", (), ())
 

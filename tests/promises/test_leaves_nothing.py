@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import loopkit
 from loopkit import StopTraining, hookimpl
+from loopkit.testing.torchstate import differences, picture
 from tests.loops import adamw, batches, loader, loss_of, model, textbook
-from tests.torch_state import differences, picture
 from tests.watched import Events
 
 

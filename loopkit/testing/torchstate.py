@@ -1,9 +1,11 @@
-"""A picture of every place in torch where loopkit could leave something behind."""
+"""A picture of every place in torch where loopkit, or a plugin, could leave something behind."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import multiprocessing.spawn
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch.optim import lr_scheduler
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.data import dataloader
 
+from loopkit import asleep
 from loopkit.watching import current_run
 
 _OWNERS: tuple[Any, ...] = (
@@ -39,6 +42,26 @@ _OWNERS: tuple[Any, ...] = (
 
 _DYNAMOS = ("__init__", "__setstate__")
 """What Dynamo itself wraps when it compiles the first module of a process."""
+
+
+@contextlib.contextmanager
+def assert_torch_untouched() -> Iterator[None]:
+    """Hold that what runs inside leaves torch as it was: no watch open, nothing patched, no global hook added.
+
+    Compared are the functions of torch that a training loop calls, by identity, those of every module and scheduler
+    class, and torch's tables of global hooks.
+
+    Raises:
+        AssertionError: something was left; the message names each. Not raised over an exception from inside.
+    """
+    __tracebackhide__ = True
+    if asleep.sleeping is not None:
+        asleep.sleeping.dismiss()  # what waits for this test to train would be gone at its end, and be a difference
+    before = picture()
+    yield
+    left = differences(before, picture())
+    if left:
+        raise AssertionError(f"torch is not as it was: {', '.join(sorted(left))}")
 
 
 def picture() -> dict[str, object]:
