@@ -35,6 +35,7 @@ LAYERS = [
         "inputs",
         "kept",
         "loaders",
+        "lookups",
         "lossmean",
         "lossnodes",
         "lossreading",
