@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loopkit.checkpoints import SavedPart as SavedPart
     from loopkit.checkpoints import file_named as file_named
     from loopkit.checkpoints import part_of as part_of
+    from loopkit.checkpoints import saved_parts as saved_parts
     from loopkit.criteria import Criteria as Criteria
     from loopkit.criteriaheard import CriteriaHeard as CriteriaHeard
     from loopkit.criterionreading import BatchReading as BatchReading
@@ -59,6 +60,9 @@ if TYPE_CHECKING:
     from loopkit.levels import at_chance as at_chance
     from loopkit.lineage import Line as Line
     from loopkit.logbook import History as History
+    from loopkit.lookups import code_of as code_of
+    from loopkit.lookups import functions_around as functions_around
+    from loopkit.lookups import keys_read as keys_read
     from loopkit.loop import Loop as Loop
     from loopkit.lossnodes import LossNode as LossNode
     from loopkit.lossnodes import Operation as Operation
@@ -148,6 +152,7 @@ _PLACES = {
     "SavedPart": "checkpoints",
     "file_named": "checkpoints",
     "part_of": "checkpoints",
+    "saved_parts": "checkpoints",
     "CurveLog": "curvelog",
     "CurveKind": "curvereading",
     "CurveReading": "curvereading",
@@ -175,6 +180,9 @@ _PLACES = {
     "KeptGraphs": "kept",
     "Ledger": "ledger",
     "Line": "lineage",
+    "code_of": "lookups",
+    "functions_around": "lookups",
+    "keys_read": "lookups",
     "Loop": "loop",
     "Draw": "modereading",
     "Evaluated": "modereading",

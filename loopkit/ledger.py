@@ -120,6 +120,10 @@ class Ledger(Owners):
         """How many batches had arrived at the last backward; 0 before the first."""
         return self._last_backward.batch if self._last_backward is not None else 0
 
+    def last_backward(self) -> Site | None:
+        """Where the last backward was."""
+        return self._last_backward.site if self._last_backward is not None else None
+
     def wait_for(self, owner: Owner, name: str, parameters: Iterable[Tensor]) -> None:
         """Notice when any of these parameters, which had no gradient until now, gets one from a backward."""
         self._usual = None
