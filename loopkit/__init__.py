@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loopkit.checkpoints import SavedPart as SavedPart
     from loopkit.checkpoints import file_named as file_named
     from loopkit.checkpoints import part_of as part_of
+    from loopkit.checkpoints import saved_parts as saved_parts
     from loopkit.criteria import Criteria as Criteria
     from loopkit.criteriaheard import CriteriaHeard as CriteriaHeard
     from loopkit.criterionreading import BatchReading as BatchReading
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from loopkit.curvereading import CurveKind as CurveKind
     from loopkit.curvereading import CurveReading as CurveReading
     from loopkit.curves import read_curves as read_curves
+    from loopkit.door import Door as Door
     from loopkit.draws import Draws as Draws
     from loopkit.effect import Effect as Effect
     from loopkit.errors import LoopkitError as LoopkitError
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from loopkit.finiteness import BadLoss as BadLoss
     from loopkit.finiteness import Finiteness as Finiteness
     from loopkit.habit import Habit as Habit
+    from loopkit.hookspecs import API_VERSION as API_VERSION
     from loopkit.hookspecs import hookimpl as hookimpl
     from loopkit.kept import Kept as Kept
     from loopkit.kept import KeptGraphs as KeptGraphs
@@ -57,6 +60,9 @@ if TYPE_CHECKING:
     from loopkit.levels import at_chance as at_chance
     from loopkit.lineage import Line as Line
     from loopkit.logbook import History as History
+    from loopkit.lookups import code_of as code_of
+    from loopkit.lookups import functions_around as functions_around
+    from loopkit.lookups import keys_read as keys_read
     from loopkit.loop import Loop as Loop
     from loopkit.lossnodes import LossNode as LossNode
     from loopkit.lossnodes import Operation as Operation
@@ -80,6 +86,8 @@ if TYPE_CHECKING:
     from loopkit.moves import Move as Move
     from loopkit.moves import Moves as Moves
     from loopkit.moves import StepMoves as StepMoves
+    from loopkit.notebook import load_ipython_extension as load_ipython_extension
+    from loopkit.notebook import unload_ipython_extension as unload_ipython_extension
     from loopkit.rehearsal import Rehearsal as Rehearsal
     from loopkit.rehearsal import Take as Take
     from loopkit.rehearsal import copied as copied
@@ -87,6 +95,10 @@ if TYPE_CHECKING:
     from loopkit.replay import Origin as Origin
     from loopkit.replicas import Lapse as Lapse
     from loopkit.replicas import Replicas as Replicas
+    from loopkit.reports.report import Report as Report
+    from loopkit.reports.report import RuleTold as RuleTold
+    from loopkit.reports.writer import ReportWriter as ReportWriter
+    from loopkit.row import row_of as row_of
     from loopkit.run import Run as Run
     from loopkit.scaling import Scales as Scales
     from loopkit.schedule import Epochs as Epochs
@@ -99,6 +111,9 @@ if TYPE_CHECKING:
     from loopkit.strays import Stray as Stray
     from loopkit.symmetry import Symmetry as Symmetry
     from loopkit.symmetry import Twins as Twins
+    from loopkit.trace.recorded import Trace as Trace
+    from loopkit.trace.recorded import TracedEvent as TracedEvent
+    from loopkit.trace.recorded import TracedRow as TracedRow
     from loopkit.units import LayerUnits as LayerUnits
     from loopkit.units import Units as Units
     from loopkit.update import Clipped as Clipped
@@ -137,11 +152,13 @@ _PLACES = {
     "SavedPart": "checkpoints",
     "file_named": "checkpoints",
     "part_of": "checkpoints",
+    "saved_parts": "checkpoints",
     "CurveLog": "curvelog",
     "CurveKind": "curvereading",
     "CurveReading": "curvereading",
     "read_curves": "curves",
     "Effect": "effect",
+    "Door": "door",
     "Draws": "draws",
     "LoopkitError": "errors",
     "PluginError": "errors",
@@ -155,6 +172,7 @@ _PLACES = {
     "Severity": "finding",
     "BadLoss": "finiteness",
     "Finiteness": "finiteness",
+    "API_VERSION": "hookspecs",
     "hookimpl": "hookspecs",
     "Habit": "habit",
     "History": "logbook",
@@ -162,6 +180,9 @@ _PLACES = {
     "KeptGraphs": "kept",
     "Ledger": "ledger",
     "Line": "lineage",
+    "code_of": "lookups",
+    "functions_around": "lookups",
+    "keys_read": "lookups",
     "Loop": "loop",
     "Draw": "modereading",
     "Evaluated": "modereading",
@@ -185,7 +206,11 @@ _PLACES = {
     "Scales": "scaling",
     "Lapse": "replicas",
     "Replicas": "replicas",
+    "Report": "reports.report",
+    "RuleTold": "reports.report",
+    "ReportWriter": "reports.writer",
     "Run": "run",
+    "row_of": "row",
     "Shard": "shards",
     "Shares": "shares",
     "Silence": "silence",
@@ -212,13 +237,18 @@ _PLACES = {
     "SchedulerReading": "update",
     "StepReading": "update",
     "UnusedLoss": "lossnodes",
+    "Trace": "trace.recorded",
+    "TracedEvent": "trace.recorded",
+    "TracedRow": "trace.recorded",
     "LayerUnits": "units",
     "Units": "units",
     "UnscaleReading": "update",
     "Update": "update",
     "Wipe": "update",
     "current_run": "watching",
+    "load_ipython_extension": "notebook",
     "log": "metrics",
+    "unload_ipython_extension": "notebook",
     "AtChance": "levels",
     "Level": "levels",
     "Levels": "levels",

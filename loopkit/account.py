@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from loopkit.ending import Ending
 from loopkit.notes import Notes
@@ -13,9 +14,40 @@ if TYPE_CHECKING:
     from loopkit.finding import Severity
     from loopkit.found import Findings
     from loopkit.history import History
+    from loopkit.manager import Manager
     from loopkit.parts import Part
     from loopkit.recorder import Recorder
     from loopkit.update import SchedulerReading
+
+
+_SLOW_NS = 2_000_000_000
+_SLOW_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """A plugin that took long.
+
+    Args:
+        plugin: its name.
+        seconds: in all.
+        of_run: the share of the run's wall time.
+        of_overhead: the share of what loopkit cost.
+    """
+
+    plugin: str
+    seconds: float
+    of_run: float
+    of_overhead: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the JSON report has it."""
+        return {
+            "plugin": self.plugin,
+            "seconds": round(self.seconds, 3),
+            "of_run": round(self.of_run, 4),
+            "of_overhead": round(self.of_overhead, 4),
+        }
 
 
 class Account(Ending):
@@ -26,6 +58,7 @@ class Account(Ending):
         part: another process reports.
     """
 
+    manager: Manager
     part: bool
     recorder: Recorder
     history: History
@@ -78,6 +111,15 @@ class Account(Ending):
     def overhead(self) -> float:
         """The share of the run's wall time that was spent in loopkit, between 0 and 1."""
         return min(1.0, self.spent_ns / max(1.0, self.seconds() * 1e9))
+
+    def slow_plugins(self) -> list[Slow]:
+        """The plugins that took a noticeable part of the run, the slowest first."""
+        run_ns = max(1.0, self.seconds() * 1e9)
+        slow = [each for each in self.manager.spent() if each[1] >= max(_SLOW_NS, _SLOW_SHARE * run_ns)]
+        return [
+            Slow(name, spent / 1e9, min(1.0, spent / run_ns), spent / max(self.spent_ns, spent))
+            for name, spent in sorted(slow, key=lambda each: -each[1])
+        ]
 
     def seconds(self) -> float:
         """How long the run has been watched."""

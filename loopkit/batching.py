@@ -28,6 +28,7 @@ class Batches(Generic[Batch]):
         run = current_run()
         if run is not None and run.listens():
             run.guarded(functools.partial(_pass_began, run, this_pass, self.iterable, line))
+            run.emit("before_batch", loader=self.iterable)
         for batch in self.iterable:
             run = current_run()
             if run is not None and run.listens():
@@ -36,6 +37,9 @@ class Batches(Generic[Batch]):
                 run.guarded(functools.partial(run.recorder.batch, (this_pass,), None, batch))
                 run.emit("batch_loaded", batch=batch, loader=self.iterable)
             yield batch
+            run = current_run()
+            if run is not None and "before_batch" in run.heard and run.listens():
+                run.emit("before_batch", loader=self.iterable)
 
     def __len__(self) -> int:
         if not isinstance(self.iterable, Sized):

@@ -126,18 +126,30 @@ class CallSites:
 
     def outside_plugins(self) -> Place | None:
         """The user's innermost line below the plugin that is being called; None where no frame is the user's."""
+        return self.below_plugins()[0]
+
+    def below_plugins(self) -> tuple[Place | None, Place | None]:
+        """The user's innermost line below the plugin that is being called, and the framework's innermost beneath
+        that; None for what there is none of.
+        """
         found: Place | None = None
+        framework: Place | None = None
         frame: FrameType | None = _frame(1)
         while frame is not None:
-            verdict = self._judge(frame.f_code.co_filename)
+            name = frame.f_code.co_filename
+            verdict = self._verdicts.get(name)
+            if verdict is None:
+                verdict = self._verdicts[name] = self._judge(name)
             if verdict == _BOTTOM:
                 break
             if frame.f_globals.get("__name__") == _CALLS_PLUGINS:
-                found = None  # what lies above was the plugin's
-            elif verdict == _USER and found is None:
+                found = framework = None  # what lies above was the plugin's
+            elif verdict == _USER and found is None and not _is_optimizer_step(frame):
                 found = _place(frame)
+            elif verdict == _INSTALLED and found is None and framework is None:
+                framework = _place(frame)
             frame = frame.f_back
-        return found
+        return found, framework
 
     def _site(self, steps: list[_Step], start: FrameType, brief: bool) -> Site:
         key = tuple([(id(code), at) for _, code, at in steps])

@@ -89,11 +89,15 @@ class ReadCheckpoint:
 class Checkpoints:
     """Remembers the latest checkpoints that were read, and which of their parts were put into what.
 
+    Args:
+        bare: also those that hold weights alone.
+
     Attributes:
         reads: of those with the state of an optimizer or a scheduler.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, bare: bool = False) -> None:
+        self._needs = {PartKind.OPTIMIZER, PartKind.SCHEDULER} | ({PartKind.MODEL} if bare else set())
         self.reads: list[ReadCheckpoint] = []
         self._tensors: dict[int, tuple[Callable[[], object], ReadCheckpoint, int]] = {}
         self._mappings: dict[int, tuple[ReadCheckpoint, int]] = {}
@@ -102,7 +106,7 @@ class Checkpoints:
         """`torch.load` returned an object."""
         found = list(_parts(state))
         parts = tuple(part for part, _ in found)
-        if not any(part.kind in (PartKind.OPTIMIZER, PartKind.SCHEDULER) for part in parts):
+        if not any(part.kind in self._needs for part in parts):
             return
         self._tensors = {key: value for key, value in self._tensors.items() if value[0]() is not None}
         made = ReadCheckpoint(site, file, parts, tuple(_counters(state)))
@@ -182,6 +186,11 @@ def file_named(file: Any) -> str:
 def part_of(optimizer: torch.optim.Optimizer) -> SavedPart:
     """What a live optimizer would be saved as; none of its hooks is called."""
     return _optimizer_part("", {"state": optimizer.state, "param_groups": optimizer.param_groups})
+
+
+def saved_parts(state: Any) -> tuple[SavedPart, ...]:
+    """The states within an object that is saved, outermost first."""
+    return tuple(part for part, _ in _parts(state))
 
 
 def _parts(state: Any, name: str = "", depth: int = 0) -> Iterator[tuple[SavedPart, Any]]:

@@ -1,4 +1,4 @@
-"""The command line: `loopkit run | curves | rules | explain | plugins`. Nothing here imports torch but `run`."""
+"""The command line: `loopkit run | trace | report | curves | rules | …`. Only the first two import torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import loopkit
 from loopkit.config import FAIL_ON
-from loopkit.errors import LoopkitError
+from loopkit.errors import LoopkitError, UsageError
 
 OK, UNUSABLE = 0, 2
 """Exit codes: all went well; wrong usage. `loopkit run` has more."""
@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"loopkit {loopkit.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_trace(commands)
+    _add_report(commands)
     _add_curves(commands)
     listing = commands.add_parser("rules", help="list what can be found")
     listing.add_argument("--format", choices=["text", "json"], default="text", help="how to print (default: text)")
@@ -48,7 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help="print the page of a rule")
     explain.add_argument("rule", metavar="SLUG")
     explain.set_defaults(command=_explain)
-    plugins = commands.add_parser("plugins", help="list installed plugins")
+    plugins = commands.add_parser(
+        "plugins",
+        help="list plugins, and why one cannot be loaded",
+        description="List the plugins that are installed, or stand in ./loopkit_plugins.py, with their state.",
+    )
+    plugins.add_argument("--format", choices=["text", "json"], default="text", help="how to print (default: text)")
     plugins.set_defaults(command=_plugins)
     return parser
 
@@ -70,7 +77,8 @@ def _add_run(commands: Any) -> None:
         "--probe", action="store_true", help="also try the model on copies: extra forwards and backwards"
     )
     run.add_argument("--max-steps", type=int, metavar="N", help="stop after N optimizer steps, report, exit")
-    run.add_argument("--format", default="text", metavar="NAME", help="text (default) or json")
+    run.add_argument("--trace-plugins", action="store_true", help="print each call of a plugin's hook to stderr")
+    run.add_argument("--format", default="text", metavar="NAME", help="text (default), json, sarif, github or junit")
     run.add_argument("--tensorboard", type=Path, metavar="DIR", help="write curves, gradients and findings there")
     run.add_argument("--output", type=Path, metavar="FILE", help="also write the report here, in --format")
     run.add_argument("--fail-on", choices=FAIL_ON, help="what makes the exit code 1 (default: error)")
@@ -84,6 +92,40 @@ def _add_run(commands: Any) -> None:
     run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="run a module")
     run.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGS...]", help=argparse.SUPPRESS)
     run.set_defaults(command=_run)
+
+
+def _add_trace(commands: Any) -> None:
+    trace = commands.add_parser(
+        "trace",
+        help="show what a loop really does, update by update",
+        description="Run a script unchanged and show what an update consists of, event by event: which lines, how "
+        "often, how long, and which updates were otherwise.",
+        usage="loopkit trace [options] SCRIPT [ARGS...]\n       loopkit trace [options] -m MODULE [ARGS...]\n"
+        "       loopkit trace [options] --diff A.json B.json",
+        epilog="exit codes: 0, or the script's own; with --diff 0 the same, 1 different; 2 wrong usage.",
+    )
+    trace.add_argument("--max-steps", type=int, metavar="N", help="stop after N optimizer steps")
+    trace.add_argument("--format", choices=["text", "json"], default="text", help="how to tell it (default: text)")
+    trace.add_argument("--output", type=Path, metavar="FILE", help="also write it here, in --format")
+    trace.add_argument(
+        "--diff", type=Path, nargs=2, metavar=("A", "B"), help="compare two traces that --format json has written"
+    )
+    trace.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="trace a module")
+    trace.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGS...]", help=argparse.SUPPRESS)
+    trace.set_defaults(command=_trace)
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="turn a saved JSON report into another format",
+        description="Turn what `loopkit run --format json --output FILE` wrote into another format.",
+        epilog="exit codes: 0 written, whatever was found; 2 unreadable, no report, or one of a newer loopkit.",
+    )
+    report.add_argument("report", type=Path, metavar="FILE")
+    report.add_argument("--format", default="text", metavar="NAME", help="text (default), sarif, github, junit, json")
+    report.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to stdout")
+    report.set_defaults(command=_report)
 
 
 def _add_curves(commands: Any) -> None:
@@ -112,6 +154,29 @@ def _run(options: argparse.Namespace) -> int:
     from loopkit.running import run
 
     return run(options)
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from loopkit.tracing import trace
+
+    return trace(options)
+
+
+# -- report ----------------------------------------------------------------------------------------------
+
+
+def _report(options: argparse.Namespace) -> int:
+    from loopkit.reports import formats, saved
+
+    text = formats.text(saved.read(options.report), options.format).rstrip("\n") + "\n"
+    if options.output is None:
+        sys.stdout.write(text)
+    else:
+        try:
+            options.output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write --output {str(options.output)!r}: {error.strerror}") from None
+    return OK
 
 
 # -- curves ----------------------------------------------------------------------------------------------
@@ -164,11 +229,12 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _plugins(options: argparse.Namespace) -> int:
-    from loopkit.manager import Failure, installed
+    from loopkit import pluginlist
 
-    failures: list[Failure] = []
-    for offer in installed(failures):
-        print(f"{offer.name:<28} {offer.entry:<12} {offer.distribution:<24} {offer.target}")
-    for failure in failures:
-        print(f"{failure.plugin:<28} cannot be loaded: {failure.error}")
+    listed = pluginlist.listed()
+    print(
+        json.dumps([each.to_dict() for each in listed], indent=2)
+        if options.format == "json"
+        else pluginlist.text(listed)
+    )
     return OK

@@ -21,6 +21,8 @@ class Ending:
         ran_on: why the loop could not be ended all the same; "" if it could.
         ending: "complete", "stopped" by a plugin or by Ctrl-C, or "failed" with an exception; as far as is known.
         on_stop: called once, when a loop is to end softly.
+        fail_on: the severity from which on a finding makes the exit code 1, or "never".
+        exit_code: asked at the end for the code that the program will end with; None where that is not ours to say.
     """
 
     def __init__(self) -> None:
@@ -32,6 +34,8 @@ class Ending:
         self.ran_on = ""
         self.ending = "complete"
         self.on_stop: Callable[[], None] | None = None
+        self.fail_on = "error"
+        self.exit_code: Callable[[], int | None] = lambda: None
         self._over = False
 
     @property

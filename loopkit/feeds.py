@@ -84,6 +84,10 @@ class Feed:
             self.batches = int(getattr(iterator, "_num_yielded", 0))
         return self.batches
 
+    def stepped(self) -> list[Owner]:
+        """The optimizers that were there when it began and have stepped since."""
+        return [owner for owner, steps in self._steps.items() if owner.steps > steps]
+
     def goes_on_from(self, earlier: Feed) -> bool:
         """Whether an optimizer that stepped in `earlier` steps in this pass too: one training, and not two."""
         return any(

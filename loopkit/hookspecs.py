@@ -31,6 +31,9 @@ PROJECT = "loopkit"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 """Marks a method as the implementation of the hook it is named after."""
+API_VERSION = 1
+"""Of the hooks on this page and the names plugins use. A plugin may say which it needs, as `api_version`. It grows
+when something is added that a plugin could miss, or taken away."""
 
 
 @hookspec
@@ -49,6 +52,13 @@ def run_finished(run: Run) -> Answer:
 @hookspec
 def batch_loaded(run: Run, batch: Any, loader: Any) -> Answer:
     """A DataLoader iterator, or `loopkit.batches`, handed out `batch`. Cost: one call a batch."""
+
+
+@hookspec
+def before_batch(run: Run, loader: Any) -> Answer:
+    """A DataLoader iterator, or `loopkit.batches`, is asked for a batch, and may have none. `loader` is None if it is
+    gone. Cost: one call a batch.
+    """
 
 
 @hookspec
@@ -100,6 +110,11 @@ def after_backward(run: Run, loss: Any) -> Answer:
     """Backward returned: gradients are in `.grad`, the graph is freed unless retained. Cost: one call a
     backward.
     """
+
+
+@hookspec
+def before_clip(run: Run) -> Answer:
+    """Gradients are about to be clipped, or their norm is asked for. Cost: one call a clip."""
 
 
 @hookspec

@@ -22,96 +22,39 @@ import torch
 
 from loopkit.doubt import CLEARED, MEANT, STALE, WRITTEN
 from loopkit.holdings import EMPTY, KEPT_MARKS, Mark, Owner, State, nothing
-from loopkit.lineage import Life, Line
-from loopkit.looking import Cause, Now, adopt, all_new, look, unchanged, wipe, written
+from loopkit.looking import Cause, all_new, look, unchanged, wipe, written
+from loopkit.owners import Owners
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.optim import Optimizer
 
     from loopkit.callsite import Site
 
 
-_LINES = 1_000  # places that construct optimizers
-_ONCE_OWNED = 100_000  # ids remembered of parameters whose optimizer has died; an address used again errs to silence
+IN_FULL = 16  # a power of 2: of so many steps one is looked at in full, whatever is usual
 sequence_number: Callable[[], int] = getattr(torch.autograd, "_get_sequence_nr", int)  # int: an older torch
 
 
-class Ledger:
+class Ledger(Owners):
     """Reads and remembers the gradients of every optimizer it was told of.
 
     One look costs about 0.25 µs a parameter when nothing changed and 0.7 µs when all did.
 
     Attributes:
-        known: the columns of each optimizer that is alive, by its `id`; an id may be another's since: ask `owner`.
         awaited: parameters that never had a gradient, by their optimizer's number and the name of their module.
-        once_owned: parameters of optimizers that have died, by `id`.
-        lines: the optimizers that each place in the program constructs.
+        late: the backward whose gradients have not been looked at yet.
     """
 
     def __init__(self) -> None:
-        self.known: dict[int, Owner] = {}
-        self._aliases: dict[int, tuple[weakref.ref[Optimizer], Owner]] = {}
-        self.now = Now()
+        super().__init__()
         self.last_forward = 0  # the tick at which the last forward with gradients enabled began
         self._last_backward: Mark | None = None
+        # The only optimizer, while its steps are ordinary: its gradients are then looked at once an update, by the
+        # step, and `late` is the backward that made them. Of `IN_FULL` updates one is looked at in full all the same.
+        self._usual: Owner | None = None
+        self._usual_versions: list[int] = []
+        self.late: Mark | None = None
         self.awaited: dict[tuple[int, str], list[Callable[[], Tensor | None]]] = {}
-        self.once_owned: set[int] = set()
-        self.lines: dict[Site, Line] = {}
-
-    # -- who there is ------------------------------------------------------------------------------------
-
-    def owner(self, optimizer: Optimizer) -> Owner:
-        """The columns of `optimizer`, made on first sight; the hot path looks into `known` itself first."""
-        key = id(optimizer)
-        found = self.known.get(key)
-        if found is not None and found.optimizer() is optimizer:
-            return found
-        alias = self._aliases.get(key)
-        if alias is not None and alias[0]() is optimizer:
-            return alias[1]
-        return self._meet(optimizer)
-
-    def _meet(self, optimizer: Optimizer) -> Owner:
-        key = id(optimizer)
-        owners, aliases = self.known, self._aliases
-        for owner in list(owners.values()):
-            # Lightning's manual optimization, SAM and Lookahead put an optimizer around an optimizer: one set of
-            # groups, two objects, of which one clears and the other steps.
-            groups = getattr(owner.optimizer(), "param_groups", None)
-            if groups is not None and groups is getattr(optimizer, "param_groups", None):
-                aliases[key] = weakref.ref(optimizer, lambda _, key=key: aliases.pop(key, None)), owner  # type: ignore[misc]
-                return owner
-
-        def forget(reference: object, room: int = _ONCE_OWNED) -> None:  # at exit, globals are gone
-            if key in owners and owners[key].optimizer is reference:
-                if len(self.once_owned) < room:
-                    self.once_owned.update(owners[key].ids)
-                del owners[key]
-
-        taken = {owner.number for owner in list(owners.values())}
-        number = next(n for n in range(len(taken) + 1) if n not in taken)
-        made = owners[key] = Owner(optimizer, number, forget)
-        adopt(made, self.now)
-        return made
-
-    def constructed(self, optimizer: Optimizer, site: Site, passes: tuple[int, int]) -> None:
-        """An optimizer's constructor runs at `site`; `Life` says what `passes` are."""
-        owner = self.owner(optimizer)
-        if owner.life is None and (site in self.lines or len(self.lines) < _LINES):
-            owner.life = Life(self.lines.setdefault(site, Line(site)), passes)
-
-    def knows(self, optimizer: Optimizer) -> bool:
-        """Whether its columns were made before."""
-        return id(optimizer) in self.known or id(optimizer) in self._aliases
-
-    def owners(self) -> list[Owner]:
-        """The optimizers that are alive."""
-        return list(self.known.values())
-
-    def numbered(self, number: int) -> Owner | None:
-        """The optimizer of that number, if it is alive."""
-        return next((owner for owner in self.owners() if owner.number == number), None)
 
     # -- looking -----------------------------------------------------------------------------------------
 
@@ -121,8 +64,19 @@ class Ledger:
 
     def look_at_all(self, cause: Cause, mark: Mark | None = None, site: Site | None = None) -> None:
         """`look` at every optimizer."""
-        for owner in list(self.known.values()):
+        for owner in self.owners():
             self.look(owner, cause, mark, site)
+
+    def settle(self) -> None:
+        """Look at what the last backward made, if that was put off."""
+        if self.late is not None:
+            mark, self.late, self._usual = self.late, None, None
+            self._look_after_backward(mark)
+
+    def met_or_gone(self) -> None:
+        """Nobody is the only optimizer any more, or somebody else is."""
+        self.settle()
+        self._usual = None
 
     # -- what happened -----------------------------------------------------------------------------------
 
@@ -132,6 +86,7 @@ class Ledger:
 
     def backward_began(self, site: Site) -> None:
         """Before a backward adds to anything: note what was done by hand, and confirm what looks stale."""
+        self.settle()
         for owner in list(self.known.values()):
             if not owner.blank or not owner.versions:
                 self.look(owner, Cause.HAND)
@@ -142,6 +97,13 @@ class Ledger:
         """After a backward: put down its contributions."""
         self.now.tick += 1
         mark = self._last_backward = Mark(self.now.tick, site, batch, inputs)
+        usual = self._usual
+        if usual is not None and usual.blank and usual.steps & (IN_FULL - 1) and not self.now.closures:
+            self.late = mark
+        else:
+            self._look_after_backward(mark)
+
+    def _look_after_backward(self, mark: Mark) -> None:
         if self.awaited:
             self._arrive()
         for owner in list(self.known.values()):
@@ -158,8 +120,13 @@ class Ledger:
         """How many batches had arrived at the last backward; 0 before the first."""
         return self._last_backward.batch if self._last_backward is not None else 0
 
+    def last_backward(self) -> Site | None:
+        """Where the last backward was."""
+        return self._last_backward.site if self._last_backward is not None else None
+
     def wait_for(self, owner: Owner, name: str, parameters: Iterable[Tensor]) -> None:
         """Notice when any of these parameters, which had no gradient until now, gets one from a backward."""
+        self._usual = None
         self.awaited.setdefault((owner.number, name), [weakref.ref(each) for each in parameters])
 
     def _arrive(self) -> None:
@@ -211,6 +178,7 @@ class Ledger:
 
     def excuse(self, owners: Iterable[Owner]) -> None:
         """After a clip or an unscale: gradients changed in place, and neither by hand nor by a backward."""
+        self.settle()
         for owner in owners:
             self.look(owner, Cause.STEP)
             if owner.doubt.sampling:
@@ -218,8 +186,18 @@ class Ledger:
 
     def look_before_step(self, owner: Owner) -> bool:
         """Before a step: note what was done by hand. Whether values confirm what looks wrong with its gradients."""
-        if owner.blank or owner.sharded or owner.steps & 15 == 0 or not unchanged(owner):
-            look(owner, self.now, Cause.HAND, thorough=owner.steps & 15 == 0)
+        late = self.late
+        if late is not None:
+            if owner is not self._usual or owner.wiped or not all_new(owner, late, self._usual_versions):
+                self.settle()
+            else:
+                self.late = None
+                return False
+        thorough = owner.steps & (IN_FULL - 1) == 0
+        if thorough or owner.blank or owner.sharded or not unchanged(owner):
+            look(owner, self.now, Cause.HAND, thorough=thorough)
+        if thorough:
+            self._is_usual(owner)
         uniform = owner.uniform
         if uniform is not None and uniform.fresh and not owner.wiped:
             if uniform.count > 1 and owner.doubt.sampling:
@@ -237,6 +215,14 @@ class Ledger:
                 owner.set_states([State(s.used, s.fresh, s.count, True) if s.fresh else new for s in states])
         return answer in (STALE, CLEARED)
 
+    def _is_usual(self, owner: Owner) -> None:
+        """Whether from now on one look an update is enough: all there is now is one backward's, and fits the rest."""
+        state = owner.uniform
+        plain = state is not None and state.count == len(state.fresh) == 1 and not (state.used or state.written)
+        alone = len(self.known) == 1 and not self.awaited
+        quiet = not (owner.wiped or owner.sharded or owner.doubt.sampling or self.now.closures)
+        self._usual, self._usual_versions = (owner, owner.versions) if plain and alone and quiet else (None, [])
+
     def closure_began(self) -> None:
         """A step with a closure opened."""
         self.now.closures += 1
@@ -248,6 +234,8 @@ class Ledger:
     def consume(self, owner: Owner, site: Site | None, *, executed: bool = True) -> None:
         """A step of `owner` was executed, or skipped by its GradScaler: its gradients are used from now on."""
         self.now.tick += 1
+        if self.late is not None:
+            self.settle()
         if owner.keeps_grads is None:
             owner.keeps_grads = owner.stock and not _unscales_itself(owner)
             if executed and owner.life is not None:

@@ -111,10 +111,10 @@ def look(
         _settle(owner, now, grads, versions, cause, mark, site)
 
 
-def all_new(owner: Owner, mark: Mark) -> bool:
+def all_new(owner: Owner, mark: Mark, usual: list[int] | None = None) -> bool:
     """The usual first backward of an update: every gradient is new, and all have the same history.
 
-    Where that is not so this answers False and changes nothing.
+    Where that is not so, or they were not changed as often as is `usual`, this answers False and changes nothing.
     """
     groups = getattr(owner.optimizer(), "param_groups", ())
     # Not comprehensions: each would be a frame, on the path of every update.
@@ -123,7 +123,10 @@ def all_new(owner: Owner, mark: Mark) -> bool:
         versions = list(map(_version_of, grads))
     except AttributeError:  # a None among them
         return False
-    if not versions or len(versions) != len(owner.versions) or owner.sharded:
+    if usual is not None:
+        if versions != usual:
+            return False
+    elif not versions or len(versions) != len(owner.versions) or owner.sharded:
         return False
     mark.reached |= 1 << owner.number
     owner.refs = list(map(weakref.ref, grads))

@@ -6,13 +6,8 @@ in `failures`, and the others go on: pluggy alone would drop what they had alrea
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.metadata
-import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -20,91 +15,18 @@ import pluggy
 
 from loopkit import hookspecs
 from loopkit.config import Thresholds, tune
-from loopkit.errors import LoopkitError, PluginError, StopTraining, did_you_mean
+from loopkit.errors import PluginError, StopTraining
 from loopkit.finding import Confidence, Finding
-
-GROUP = hookspecs.PROJECT
-"""The entry-point group of plugins, ours and everyone else's."""
-FORMATS = f"{GROUP}.formats"
-"""The entry-point group of what `--format NAME` may name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """A plugin that some installed package offers, before it is imported.
-
-    Args:
-        name: what `--no-plugin` and messages call it.
-        target: `module:Class`.
-        entry: the entry point it came from; a family's name switches off the whole family.
-        distribution: the package that brought it, and its version.
-    """
-
-    name: str
-    target: str
-    entry: str
-    distribution: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A plugin that failed: its name, when, and the error. The run went on without it."""
-
-    plugin: str
-    when: str
-    error: str
-
-
-def installed(failures: list[Failure] | None = None) -> list[Installed]:
-    """Every plugin that installed packages offer, by name. A family's tuple is read, its members are not."""
-    found: dict[str, Installed] = {}
-    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
-        origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
-        try:
-            targets = _targets(entry)
-        except Exception as error:  # noqa: BLE001 - any plugin may raise anything at import
-            if failures is not None:
-                failures.append(Failure(entry.name, "import", _told(error)))
-            continue
-        for target in targets:
-            name = entry.name if target == entry.value else _name(target)
-            found.setdefault(name, Installed(name, target, entry.name, origin))
-    return list(found.values())
-
-
-def _targets(entry: importlib.metadata.EntryPoint) -> tuple[str, ...]:
-    """The `module:Class` strings an entry stands for. Loading a family's package imports no check."""
-    if not entry.attr.isupper():  # named like a class: imported later, guarded by itself
-        return (entry.value,)
-    value = entry.load()
-    return tuple(value) if isinstance(value, (tuple, list)) else (entry.value,)
-
-
-def _name(target: str) -> str:
-    """A plugin's name: the file its class stands in, as a slug."""
-    return target.partition(":")[0].rpartition(".")[2].replace("_", "-")
-
-
-def fetch(target: str) -> Any:
-    """The object `module:Name` names.
-
-    Raises:
-        PluginError: no such module, or no such name in it. What importing the module raises passes.
-    """
-    module_name, _, attribute = target.partition(":")
-    if not module_name or not attribute:
-        raise PluginError(f"cannot load plugin {target!r}: give it as MODULE:NAME, such as my_checks:MyCheck")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
-            raise PluginError(f"cannot load plugin {target!r}: no module named {error.name!r}") from error
-        raise
-    try:
-        return getattr(module, attribute)
-    except AttributeError:
-        near = did_you_mean(attribute, vars(module))
-        raise PluginError(f"cannot load plugin {target!r}: {module_name} has no {attribute!r}{near}") from None
+from loopkit.plugin import fit
+from loopkit.plugin.guard import Guard
+from loopkit.plugin.offers import FORMATS as FORMATS
+from loopkit.plugin.offers import GROUP as GROUP
+from loopkit.plugin.offers import Failure as Failure
+from loopkit.plugin.offers import Installed as Installed
+from loopkit.plugin.offers import fetch as fetch
+from loopkit.plugin.offers import installed as installed
+from loopkit.plugin.offers import name_of, told
+from loopkit.plugin.trace import Trace
 
 
 class Manager:
@@ -115,10 +37,16 @@ class Manager:
             but not those with `every_rank`, which would end the loop of one process alone.
         probes: load installed checks that run extra forwards or backwards, which are otherwise left out.
         thresholds: numbers of checks that were set otherwise, by rule; for those that come from now on.
+        trace: prints each call of a hook; None for silence.
     """
 
     def __init__(
-        self, *, checks_only: bool = False, probes: bool = False, thresholds: Thresholds = MappingProxyType({})
+        self,
+        *,
+        checks_only: bool = False,
+        probes: bool = False,
+        thresholds: Thresholds = MappingProxyType({}),
+        trace: bool = False,
     ) -> None:
         self.checks_only = checks_only
         self.probes = probes
@@ -129,10 +57,18 @@ class Manager:
         self.failures: list[Failure] = []
         self.stop: StopTraining | None = None
         self._on_failure: Callable[[Failure], None] | None = None
+        self.trace = Trace() if trace else None
+        if self.trace is not None:
+            self._pluggy.add_hookcall_monitoring(self.trace.before, self.trace.after)
 
     def when_one_fails(self, tell: Callable[[Failure], None]) -> None:
         """Call `tell` for each plugin that fails from now on."""
         self._on_failure = tell
+
+    def spent(self) -> list[tuple[str, int]]:
+        """How many nanoseconds each plugin took, in the hooks that are timed."""
+        guards = (guard for _, guard in self._pluggy.list_name_plugin() if isinstance(guard, Guard))
+        return [(guard.name, guard.spent_ns) for guard in guards]
 
     def hears(self, hook: str) -> bool:
         """Whether any plugin implements this hook."""
@@ -140,7 +76,7 @@ class Manager:
 
     def plugins(self) -> list[tuple[str, object]]:
         """Name and object of each registered plugin."""
-        return [(name, guard.plugin) for name, guard in self._pluggy.list_name_plugin() if isinstance(guard, _Guard)]
+        return [(name, guard.plugin) for name, guard in self._pluggy.list_name_plugin() if isinstance(guard, Guard)]
 
     def checks(self) -> list[object]:
         """The registered plugins that have a `rule`."""
@@ -162,11 +98,11 @@ class Manager:
 
     def load(self, target: str, name: str | None = None, *, installed: bool = False) -> bool:
         """Import `module:Name` and add it; whether that worked. A failure is recorded, not raised."""
-        name = name or _name(target)
+        name = name or name_of(target)
         try:
             plugin = fetch(target)
         except Exception as error:  # noqa: BLE001
-            self._fail(Failure(name, "import", _told(error)))
+            self._fail(Failure(name, "import", told(error)))
             return False
         if isinstance(plugin, (tuple, list)):
             loaded = [self.load(member) for member in plugin]
@@ -175,7 +111,21 @@ class Manager:
             return True  # another process has it
         if installed and not self.probes and getattr(plugin, "confidence", None) is Confidence.PROBE:
             return True
+        if any(type(other) is plugin for _, other in self.plugins()):
+            return True  # installed, and named once more: two of it would count everything twice
+        if installed and (other := self._with_rule(plugin)) is not None:
+            rule = f"it reports {plugin.rule!r}, which is a rule of {other}: rename one"
+            self._fail(Failure(name, "registration", rule))
+            return False
         return self.add(plugin, name)
+
+    def _with_rule(self, plugin: Any) -> str | None:
+        """The plugin of another class that reports the same rule: nobody could tell their findings apart."""
+        cls = plugin if isinstance(plugin, type) else type(plugin)
+        for name, other in self.plugins():
+            if _is_check(plugin) and getattr(other, "rule", None) == plugin.rule and type(other) is not cls:
+                return f"{name} ({type(other).__module__}:{type(other).__name__})"
+        return None
 
     def add(self, plugin: Any, name: str | None = None) -> bool:
         """Add a plugin: a class, made afresh for this run, or an object. Whether that worked.
@@ -184,20 +134,26 @@ class Manager:
             UsageError: a threshold is set that it does not have.
         """
         name = name or _name_of(plugin)
+        try:
+            fit.check_version(plugin)
+        except PluginError as error:
+            self._fail(Failure(name, "registration", told(error)))
+            return False
         if isinstance(plugin, type):
             try:
                 plugin = plugin()
             except Exception as error:  # noqa: BLE001
-                self._fail(Failure(name, "construction", _told(error)))
+                self._fail(Failure(name, "construction", told(error)))
                 return False
             tune(plugin, self.thresholds)
         if self._guard_of(plugin) is not None:
             return True
         try:
-            guard = _Guard(plugin, self)
-            self._pluggy.register(guard, self._free(name))
+            guard = Guard(plugin, self)
+            guard.name = self._free(name)
+            self._pluggy.register(guard, guard.name)
         except Exception as error:  # noqa: BLE001
-            self._fail(Failure(name, "registration", _told(error)))
+            self._fail(Failure(name, "registration", told(error)))
             return False
         return True
 
@@ -234,7 +190,7 @@ class Manager:
             impl.plugin for impl in reversed(getattr(self.hook, hook).get_hookimpls())
         ]  # pluggy's order of calls
         for plugin in every:
-            if isinstance(plugin, _Guard) and _is_check(plugin.plugin) is checks:
+            if isinstance(plugin, Guard) and _is_check(plugin.plugin) is checks:
                 if only is not None and all(plugin.plugin is not each for each in only):
                     continue
                 caller = self._pluggy.subset_hook_caller(hook, [each for each in every if each is not plugin])
@@ -247,75 +203,21 @@ class Manager:
             free for n in range(1, len(names) + 2) if (free := name if n == 1 else f"{name}-{n}") not in names
         )
 
-    def _guard_of(self, plugin: object) -> _Guard | None:
-        guards = (guard for _, guard in self._pluggy.list_name_plugin() if isinstance(guard, _Guard))
+    def _guard_of(self, plugin: object) -> Guard | None:
+        guards = (guard for _, guard in self._pluggy.list_name_plugin() if isinstance(guard, Guard))
         return next((guard for guard in guards if guard.plugin is plugin), None)
 
-    def switch_off(self, guard: _Guard, when: str, error: Exception) -> None:
+    def switch_off(self, guard: Guard, when: str, error: Exception) -> None:
         """Drop a plugin that raised, and say so once."""
         name = self._pluggy.get_name(guard)
         if name is not None:
             self._pluggy.unregister(guard)
-            self._fail(Failure(name, when, _told(error)))
+            self._fail(Failure(name, when, told(error)))
 
     def _fail(self, failure: Failure) -> None:
         self.failures.append(failure)
         if self._on_failure is not None:
             self._on_failure(failure)
-
-
-class _Guard:
-    """What is registered in a plugin's stead: its implementations, each with a guard around it.
-
-    Raises:
-        PluginError: it implements no hook, one that does not exist, or as a wrapper.
-    """
-
-    def __init__(self, plugin: object, manager: Manager) -> None:
-        self.plugin = plugin
-        self._manager = manager
-        specs = [name for name, value in vars(hookspecs).items() if hasattr(value, f"{GROUP}_spec")]
-        marked = {name: options for name in dir(plugin) if (options := _options(plugin, name)) is not None}
-        if not marked:
-            raise PluginError("it has no method marked @loopkit.hookimpl")
-        for name, options in marked.items():
-            hook = options.get("specname") or name
-            if hook not in specs and not options.get("optionalhook"):
-                raise PluginError(f"there is no hook {hook!r}{did_you_mean(hook, specs)}")
-            if options.get("wrapper") or options.get("hookwrapper"):
-                raise PluginError(f"{name} is a hook wrapper; loopkit calls plain implementations only")
-            setattr(self, name, self._guarded(hook, getattr(plugin, name)))
-
-    def _guarded(self, hook: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        manager = self._manager
-
-        @functools.wraps(function)  # carries pluggy's mark, and the names of the arguments it wants
-        def guarded(*arguments: Any) -> Sequence[Finding] | None:
-            try:
-                answer = function(*arguments)
-                return None if answer is None else _findings(answer)
-            except StopTraining as request:
-                manager.stop = request
-            except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
-                manager.switch_off(self, hook, error)
-            return None
-
-        return guarded
-
-
-def _options(plugin: object, name: str) -> dict[str, Any] | None:
-    """The marks of a method, found without running a property."""
-    options = getattr(inspect.getattr_static(plugin, name, None), f"{GROUP}_impl", None)
-    return options if isinstance(options, dict) else None
-
-
-def _findings(answer: Any) -> Sequence[Finding]:
-    """What a hook answered, as a sequence; a generator runs here, inside the guard."""
-    findings = (answer,) if isinstance(answer, Finding) else tuple(answer)
-    for finding in findings:
-        if not isinstance(finding, Finding):
-            raise PluginError(f"a hook answers with Findings or None, not with {type(finding).__name__}")
-    return findings
 
 
 def _is_check(plugin: object) -> bool:
@@ -326,8 +228,3 @@ def _name_of(plugin: object) -> str:
     cls = plugin if isinstance(plugin, type) else type(plugin)
     rule = getattr(plugin, "rule", None)
     return rule if isinstance(rule, str) else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
-
-
-def _told(error: BaseException) -> str:
-    text = str(error).strip() or "no message"
-    return text if isinstance(error, LoopkitError) else f"{type(error).__name__}: {text}"

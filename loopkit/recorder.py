@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loopkit.callsite import CallSites, Site
-from loopkit.clips import Clips
+from loopkit.clearing import Clearing
 from loopkit.history import RawEvent, in_words
 from loopkit.inputs import Inputs
 from loopkit.ledger import Ledger
@@ -16,21 +16,17 @@ from loopkit.loaders import Loaders
 from loopkit.models import Models
 from loopkit.opensteps import OpenStep
 from loopkit.pending import Waiting
-from loopkit.phases import BATCH_EVENT, Phases
+from loopkit.phases import BATCH_EVENT
 from loopkit.reading import read
 from loopkit.record import LONGEST
-from loopkit.scaling import unscaled_by
 from loopkit.schedulers import Schedulers, is_being_built
 from loopkit.signature import (
     BACKWARD,
-    CLIP,
     EPOCH,
     FORWARD,
     SCHEDULER,
     SKIP,
     STEP,
-    UNSCALE,
-    ZERO_GRAD,
     Signature,
     bits_of,
 )
@@ -46,7 +42,7 @@ _CONSTRUCTION = -1  # for the cache of call sites; no event
 _FORWARD: RawEvent = (FORWARD, None, None)
 
 
-class Recorder(Phases):
+class Recorder(Clearing):
     """Writes the record of the current update.
 
     Args:
@@ -56,10 +52,8 @@ class Recorder(Phases):
     def __init__(
         self, sites: CallSites, ledger: Ledger, models: Models, deliver: Callable[[Update, Signature], None]
     ) -> None:
-        super().__init__(ledger, models, deliver)
-        self.sites = sites
-        self.backwards = self.forwards = self.evaluations = self.clears = 0
-        self.in_backward = 0
+        super().__init__(sites, ledger, models, deliver)
+        self.backwards = self.forwards = self.evaluations = 0
         self.on_backward: Callable[[], None] | None = None  # called when no forward was heard, or while searching
         self.searching = False
         self._forwards_before = 0
@@ -70,7 +64,6 @@ class Recorder(Phases):
         self.scheduling = Schedulers(ledger)
         self.schedulers_open = 0  # whose `step` may call that of others
         self._waiting = Waiting(ledger)
-        self._clips = Clips(ledger)
         self._site: Site | None = None
         self.losses.modes.recorder = self
 
@@ -130,8 +123,7 @@ class Recorder(Phases):
             self.replicas.forward_began(module, (args, kwargs), self.backwards, self.steps, self.sites)
             self.losses.levels.site = self.sites.here(FORWARD, brief=True)
         ledger = self.ledger
-        ledger.now.tick += 1
-        ledger.last_forward = ledger.now.tick
+        ledger.now.tick = ledger.last_forward = ledger.now.tick + 1
         self._inputs.saw(args, kwargs)
         if not self._events or self._events[-1] is not _FORWARD:
             self._events.append(_FORWARD)
@@ -154,6 +146,8 @@ class Recorder(Phases):
             self.close()
         site = self._site = self.sites.here(BACKWARD)
         ledger = self.ledger
+        if ledger.late is not None:
+            ledger.settle()
         for owner in list(ledger.known.values()):
             if not owner.blank or not owner.versions:  # all cleared, the usual case: there is nothing to look at
                 ledger.backward_began(site)
@@ -187,59 +181,6 @@ class Recorder(Phases):
         if self.on_backward is not None and (self.searching or self.forwards == self._forwards_before):
             self.on_backward()
         self._forwards_before = self.forwards
-
-    def look_before_change(self) -> None:
-        """A clip, an unscale or a module's `zero_grad` comes: what changed by hand until now is not its doing."""
-        if not self.in_backward:
-            self.ledger.look_for_hands()
-
-    def meets(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """An optimizer older than the watch: the gradients it is about to clear are still there to be seen."""
-        if not self.ledger.knows(args[0]):
-            self.ledger.owner(args[0])
-
-    def zeroed(self, args: tuple[Any, ...], kwargs: dict[str, Any], *_: object) -> None:
-        """`Optimizer.zero_grad(set_to_none=True)` returned."""
-        self.clears += 1
-        site = self.sites.here(ZERO_GRAD, brief=True)
-        ledger = self.ledger
-        owner = ledger.known.get(id(args[0]))
-        if owner is None or owner.optimizer() is not args[0]:
-            owner = ledger.owner(args[0])
-        if (len(args) == 1 and not kwargs) or (args[1] if len(args) > 1 else kwargs.get("set_to_none", True)):
-            ledger.emptied(owner, site)
-        else:
-            ledger.cleared([owner], site)
-        if self._prelude or not self._prelude_over:
-            self._may_open(ZERO_GRAD, site)
-        if len(self._events) < LONGEST:  # what `_note` does
-            self._events.append((ZERO_GRAD | site.bits, site, None))
-
-    def module_cleared(self) -> None:
-        """`Module.zero_grad()` returned."""
-        self.clears += 1
-        site = self.sites.here(ZERO_GRAD, brief=True)
-        if not self.in_backward:
-            self.ledger.cleared(self.ledger.owners(), site)
-        self._may_open(ZERO_GRAD, site)
-        self._note(ZERO_GRAD | site.bits, site)
-
-    def clipped(self, parameters: list[torch.Tensor] | None, limit: float, norm: Any) -> None:
-        """Gradients were clipped in place."""
-        site = self.sites.here(CLIP, brief=True)
-        raw, shape = None, 0
-        if not self.in_backward:  # in a gradient hook it is not known yet what is there to clip
-            versions = [owner.versions for owner in self.ledger.owners()] if parameters is None else []
-            self.ledger.excuse(self.ledger.owners())
-            raw, shape = self._clips.read(site, parameters, limit, norm, versions)
-        self._note(CLIP | shape << 12 | site.bits, site, raw)
-
-    def unscaled(self, optimizer: Optimizer, scaler: Any) -> None:
-        """A GradScaler unscaled one optimizer's gradients in place."""
-        owner = self.ledger.owner(optimizer)
-        self.ledger.excuse([owner])
-        site = self.sites.here(UNSCALE, brief=True)
-        self._note(UNSCALE | owner.bits | site.bits, site, unscaled_by(scaler, owner))
 
     # -- steps -------------------------------------------------------------------------------------------
 
@@ -285,6 +226,7 @@ class Recorder(Phases):
             return False
         reading = step.reading
         if reading is None:
+            self.ledger.settle()
             # Lightning's manual optimization passes a closure that does nothing: a step like any other.
             step.closure = step.before != self._happened()
             reading = read(owner, self.ledger, step, inside_backward=self.in_backward > 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-_ARROW = " → "
+ARROW = " → "
 _FOLDED = 256  # events looked at for a row: enough to read, and folding stays linear
 _LONGEST_REPEAT = 12
 
@@ -14,15 +14,23 @@ def row_of(words: Sequence[str]) -> str:
     """`batch → (forward → backward) ×4 → step`: the words in order, repeats folded."""
     words = list(words[:_FOLDED]) + (["…"] if len(words) > _FOLDED else [])
     parts: list[str] = []
+    for block, times in folded(words):
+        text = ARROW.join(block)
+        if times > 1:
+            text = f"{text} ×{times}" if len(block) == 1 else f"({text}) ×{times}"
+        parts.append(text)
+    return ARROW.join(parts)
+
+
+def folded(words: Sequence[str]) -> list[tuple[tuple[str, ...], int]]:
+    """The words as blocks, each with how often it stands there in a row."""
+    blocks: list[tuple[tuple[str, ...], int]] = []
     at = 0
     while at < len(words):
         length, times = _repeat(words, at)
-        block = _ARROW.join(words[at : at + length])
-        if times > 1:
-            block = f"{block} ×{times}" if length == 1 else f"({block}) ×{times}"
-        parts.append(block)
+        blocks.append((tuple(words[at : at + length]), times))
         at += length * times
-    return _ARROW.join(parts)
+    return blocks
 
 
 def _repeat(words: Sequence[str], at: int) -> tuple[int, int]:

@@ -10,11 +10,15 @@ import ast
 import functools
 import importlib.util
 import inspect
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from loopkit.errors import UsageError, did_you_mean
-from loopkit.manager import Installed, installed
+from loopkit.plugin import beside
+from loopkit.plugin.offers import installed
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,17 @@ class Rule:
 
 @functools.cache
 def rules() -> dict[str, Rule]:
-    """Every rule by slug. A plugin whose class has no literal `rule` attribute reports none that is known."""
+    """Every rule by slug, of installed plugins and of those in the working directory's `loopkit_plugins.py`. A plugin
+    whose class has no literal `rule` attribute reports none that is known.
+    """
     found: dict[str, Rule] = {}
     for offer in installed():
-        rule = _read(offer)
-        if rule is not None:
-            found[rule.slug] = rule
+        for rule in _read(offer.target.partition(":")[0], offer.entry):
+            if rule.target == offer.target:
+                found.setdefault(rule.slug, rule)
+    if (file := beside.in_folder(os.getcwd())) is not None:
+        for rule in _read(file, beside.FILE):
+            found.setdefault(rule.slug, rule)
     return dict(sorted(found.items()))
 
 
@@ -80,31 +89,29 @@ def check_slugs(slugs: list[str], extra: frozenset[str] = frozenset()) -> None:
             raise UsageError(f"unknown rule {slug!r}{did_you_mean(slug, known)} `loopkit rules` lists them")
 
 
-def _read(offer: Installed) -> Rule | None:
-    module_name, _, class_name = offer.target.partition(":")
+def _read(module: str, family: str) -> Iterator[Rule]:
+    """The rules of the classes in a module, or in a file."""
     try:
-        spec = importlib.util.find_spec(module_name)
-        if spec is None or spec.origin is None:
-            return None
-        with open(spec.origin, encoding="utf-8") as file:
-            tree = ast.parse(file.read())
+        file = module if module.endswith(".py") else _source(module)
+        tree = ast.parse(Path(file).read_text(encoding="utf-8")) if file is not None else ast.Module([], [])
     except (ImportError, OSError, SyntaxError, ValueError):
-        return None  # `loopkit plugins` says why it cannot be loaded
+        return  # `loopkit plugins` says why it cannot be loaded
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == class_name:
-            values = _attributes(node)
-            if "rule" not in values:
-                return None
-            page = inspect.cleandoc(ast.get_docstring(node) or "")
-            return Rule(
+        values = _attributes(node) if isinstance(node, ast.ClassDef) else {}
+        if isinstance(node, ast.ClassDef) and "rule" in values:
+            yield Rule(
                 slug=values["rule"],
-                family=offer.entry,
+                family=family,
                 severity=values.get("severity", ""),
                 confidence=values.get("confidence", ""),
-                page=page,
-                target=offer.target,
+                page=inspect.cleandoc(ast.get_docstring(node) or ""),
+                target=f"{module}:{node.name}",
             )
-    return None
+
+
+def _source(module: str) -> str | None:
+    spec = importlib.util.find_spec(module)
+    return spec.origin if spec is not None else None
 
 
 def _attributes(node: ast.ClassDef) -> dict[str, str]:

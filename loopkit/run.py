@@ -20,6 +20,7 @@ from loopkit.ledger import Ledger
 from loopkit.manager import Failure, Manager
 from loopkit.models import Models
 from loopkit.parts import Part
+from loopkit.plugin.fit import check_finding
 from loopkit.recorder import Recorder
 from loopkit.replicas import Replicas
 from loopkit.rulebook import rules
@@ -100,7 +101,12 @@ class Run(Account):
         return made
 
     def report(self, finding: Finding) -> None:
-        """Take a finding: stamp step and rank, fold repeats, silence, hand on. The only way into the report."""
+        """Take a finding: stamp step and rank, fold repeats, silence, hand on. The only way into the report.
+
+        Raises:
+            PluginError: it is no finding that could be shown.
+        """
+        check_finding(finding)
         self._report(finding, None)
 
     def log(self, name: str, value: Any, step: int | None = None) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,40 +18,116 @@ from loopkit.errors import LoopkitError, StopTraining, UsageError, did_you_mean
 from loopkit.finding import Severity
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from loopkit.run import Run
     from loopkit.script import Program
     from loopkit.watching import Watch
 
+_INTERRUPTED = 130
 OK, FOUND, UNUSABLE = 0, 1, 2
 """Exit codes: nothing at or above --fail-on; findings; wrong usage or a plugin that cannot load."""
 
 
 def run(options: argparse.Namespace) -> int:
     """Run a script, watched; the exit code."""
-    from loopkit import script
-
     words = options.module if options.module is not None else options.script
     if not words:
         raise UsageError("name the script to run: loopkit run train.py")
     if options.update_baseline and options.baseline is None:
         raise UsageError("--update-baseline writes into --baseline FILE: name it")
-    program = script.find_module(words[0]) if options.module is not None else script.find_script(words[0])
+    program = found(words[0], module=options.module is not None)
     settings = _settings(options, program)
-    output = _writable(options.output)
+    output = writable(options.output)
     _known_plugins([*options.no_plugin, *settings.no_plugins])
+    prepare(program)
+    wanted = [*options.plugin, *settings.plugins]
+    _existing_plugins(wanted)
+    watching = _watch(options, settings, output, [*_beside(options, program), *wanted])
+
+    def judged(run: Run, code: int) -> int:
+        return code if options.update_baseline else _verdict(run, code, watching)
+
+    module = options.module is not None
+    ended = watched(watching, program, words[1:], module=module, fail_on=settings.fail_on or "error", judged=judged)
+    if not ended.ours:
+        return ended.code
+    ended.die_if_interrupted()
+    if options.update_baseline:
+        _update(options.baseline, ended.run)
+        return ended.code
+    return _verdict(ended.run, ended.code, watching)
+
+
+def found(name: str, *, module: bool) -> Program:
+    """The script or module of this name."""
+    from loopkit import script
+
+    return script.find_module(name) if module else script.find_script(name)
+
+
+def prepare(program: Program) -> None:
+    """Put first on `sys.path` what `python` would."""
+    from loopkit import script
+
     script.set_path(program)
-    _existing_plugins([*options.plugin, *settings.plugins])
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a watched program ended.
+
+    Args:
+        run: the run it was.
+        code: its exit code.
+        interrupted: by Ctrl-C, which it did not catch.
+        ours: this is the process that began; not so in a child that the script forked, which has nothing to report.
+    """
+
+    run: Run
+    code: int
+    interrupted: bool
+    ours: bool
+
+    def die_if_interrupted(self) -> None:
+        """End as Python does on Ctrl-C: by the signal, so that a shell loop around us stops too."""
+        if self.interrupted:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def watched(
+    watching: Watch,
+    program: Program,
+    arguments: list[str],
+    *,
+    module: bool,
+    fail_on: str = "error",
+    judged: Callable[[Run, int], int] | None = None,
+) -> Ended:
+    """Run a program inside a watch, to its end.
+
+    Args:
+        watching: the watch.
+        program, arguments: what runs, and what it is given.
+        module: it runs as `-m` runs it.
+        fail_on: from which severity on findings are a failure.
+        judged: the exit code of a run whose program ended with this code; None: that code.
+    """
+    from loopkit import script
+
     process = os.getpid()
-    watching = _watch(options, settings, output)
     interrupted = False
     code = OK
     with watching as run:
-        if options.module is not None and program.attributes["__file__"]:
+        run.fail_on = fail_on
+        run.exit_code = lambda: _INTERRUPTED if interrupted else judged(run, code) if judged else code
+        if module and program.attributes["__file__"]:
             from loopkit.callsite import CallSites
 
             run.instrument(CallSites).add_user_folder(os.path.dirname(program.attributes["__file__"]))
         try:
-            code = script.run(program, words[1:])
+            code = script.run(program, arguments)
             if code != OK:
                 run.ending = "failed"
         except KeyboardInterrupt as error:
@@ -59,14 +136,7 @@ def run(options: argparse.Namespace) -> int:
         except StopTraining as request:
             run.ending = "stopped"
             print(f"loopkit: stopped: {request.reason}", file=sys.stderr)
-    if os.getpid() != process:
-        return code  # a child that the script forked: it ends as the script has it, and has nothing to report
-    if interrupted:
-        _die_of_interrupt()
-    if options.update_baseline:
-        _update(options.baseline, run)
-        return code
-    return _verdict(run, code, settings.fail_on or "error", watching.all_loaded)
+    return Ended(run, code, interrupted, os.getpid() == process)
 
 
 def _settings(options: argparse.Namespace, program: Program) -> Config:
@@ -88,19 +158,30 @@ def _settings(options: argparse.Namespace, program: Program) -> Config:
     )
 
 
-def _watch(options: argparse.Namespace, settings: Config, output: Path | None) -> Watch:
+def _beside(options: argparse.Namespace, program: Program) -> list[str]:
+    """The project's own plugins, which stand beside the script, unless they are to be left out."""
+    from loopkit.plugin import beside
+
+    if options.isolated or beside.FILE in options.no_plugin:
+        return []
+    target = beside.in_folder(program.path)
+    return [target] if target is not None else []
+
+
+def _watch(options: argparse.Namespace, settings: Config, output: Path | None, wanted: list[str]) -> Watch:
     from loopkit.watching import Watch
 
     plugins, skip = _sinks(options.format, output)
     return Watch(
         select=settings.select,
         ignore=settings.ignore,
-        plugins=[*plugins, *_controls(options.max_steps), *_board(options.tensorboard)],
+        plugins=[*plugins, *controls(options.max_steps), *_board(options.tensorboard)],
         skip=[*options.no_plugin, *settings.no_plugins, *skip],
         program=True,
-        wanted=[*options.plugin, *settings.plugins],
+        wanted=wanted,
         config=settings,
         probe=options.probe,
+        trace=options.trace_plugins,
     )
 
 
@@ -113,25 +194,19 @@ def _update(path: Path, run: Run) -> None:
         print(f"loopkit: {path} now knows {count} finding{'' if count == 1 else 's'}", file=sys.stderr)
 
 
-def _verdict(run: Run, code: int, fail_on: str, plugins_loaded: bool) -> int:
+def _verdict(run: Run, code: int, watching: Watch) -> int:
     """The exit code. The script's own failure stays visible; under torchrun an exit of 1 would restart the job."""
     if code != OK or "TORCHELASTIC_RUN_ID" in os.environ:
         return code
-    if not plugins_loaded:
+    if not watching.all_loaded:
         return UNUSABLE
     worst = run.worst()
-    if fail_on != "never" and worst is not None and worst.at_least(Severity(fail_on)):
+    if run.fail_on != "never" and worst is not None and worst.at_least(Severity(run.fail_on)):
         return FOUND
     return OK
 
 
-def _die_of_interrupt() -> None:
-    """End as Python does on Ctrl-C: by the signal, so that a shell loop around us stops too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def _writable(path: Path | None) -> Path | None:
+def writable(path: Path | None) -> Path | None:
     """The report's path, absolute: the script may change directory. Refused before the script runs.
 
     Only one process of several may write the file: None in the others.
@@ -155,22 +230,19 @@ def _sinks(name: str, output: Path | None) -> tuple[list[Any], list[str]]:
 
     Text always goes to stderr too, unless stderr is where another format goes.
     """
-    import importlib.metadata
-
     from loopkit import ranks
-    from loopkit.manager import FORMATS
+    from loopkit.reports import formats
 
-    formats = {entry.name: entry for entry in importlib.metadata.entry_points(group=FORMATS)}
-    if name not in formats:
-        raise UsageError(f"unknown format {name!r}{did_you_mean(name, formats)} known: {', '.join(sorted(formats))}")
+    made = formats.fetch(name)
     if not ranks.leads():
         return [], []
     if name == "text":
-        return ([formats[name].load()(output)], ["console"]) if output else ([], [])
-    return [formats[name].load()(output)], [] if output else ["console"]
+        return ([made(output)], ["console"]) if output else ([], [])
+    return [made(output)], [] if output else ["console"]
 
 
-def _controls(max_steps: int | None) -> list[Any]:
+def controls(max_steps: int | None) -> list[Any]:
+    """The plugins that --max-steps asks for."""
     if max_steps is None:
         return []
     from loopkit.manager import fetch
@@ -188,10 +260,11 @@ def _board(folder: Path | None) -> list[Any]:
 
 
 def _known_plugins(names: list[str]) -> None:
-    from loopkit.manager import installed
+    from loopkit.plugin.beside import FILE
+    from loopkit.plugin.offers import installed
 
-    offers = installed()
-    known = {offer.name for offer in offers} | {offer.entry for offer in offers}
+    offers = installed(every=True)
+    known = {offer.name for offer in offers} | {offer.entry for offer in offers} | {FILE}
     for name in names:
         if name not in known:
             raise UsageError(f"unknown plugin {name!r}{did_you_mean(name, known)} `loopkit plugins` lists them")

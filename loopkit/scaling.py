@@ -81,6 +81,10 @@ class Scales:
             own, torchs = type(scaler), torch.amp.GradScaler
             self.plain = self.plain and own.scale is torchs.scale and own.step is torchs.step
 
+    def in_use(self) -> bool:
+        """Whether any that scales a loss is alive."""
+        return any(known() is not None for known in self._known)
+
     def now(self) -> list[float]:
         """What they are; waits for the device."""
         found = [scale_of(known()) for known in self._known]

@@ -192,6 +192,7 @@ class Watch:
         wanted: `"module:Name"` strings; one that cannot be loaded is a failure of the run, and none of the watch.
         probe: also run what needs extra forwards and backwards, on copies of the model.
         config: what the project has set for single files, its baseline and its thresholds.
+        trace: print each call of a hook to stderr.
 
     Raises:
         UsageError: a rule is named that no plugin has, or a threshold that its rule does not have.
@@ -211,6 +212,7 @@ class Watch:
         wanted: Sequence[str] = (),
         config: Config | None = None,
         probe: bool = False,
+        trace: bool = False,
     ) -> None:
         if isinstance(select, str) or isinstance(ignore, str):
             raise UsageError("select and ignore take a list of rule names, not one string")
@@ -222,14 +224,13 @@ class Watch:
         self._taps_if = taps_if
         self._program = program
         self._wanted = wanted
-        self._probe = probe
+        self._probe, self._trace = probe, trace
         self._config = config if config is not None else Config()
         self.all_loaded = True
         self._joined: list[tuple[_Open, Filter, list[object]]] = []
-        own = frozenset(rule for each in plugins if isinstance(rule := getattr(each, "rule", None), str))
         named = self._ignore + (self._select or []) + self._config.rules()
         if named:
-            check_slugs(named, own)
+            check_slugs(named, frozenset(_rules_of([*plugins, *wanted])))
 
     def __enter__(self) -> Run:
         global _open
@@ -296,7 +297,8 @@ class Watch:
         return watched
 
     def _opened(self) -> _Open:
-        run = Run(Manager(checks_only=not ranks.leads(), probes=self._probe, thresholds=self._config.thresholds))
+        options: dict[str, Any] = {"probes": self._probe, "thresholds": self._config.thresholds, "trace": self._trace}
+        run = Run(Manager(checks_only=not ranks.leads(), **options))
         run.program = run.stops_softly = self._program
         return _Open(run, Processes(), self._skip)
 
@@ -310,6 +312,20 @@ class Watch:
             manager.load_installed(self._skip)
         loaded = [manager.load(target) for target in self._wanted]
         self.all_loaded = all(loaded)
+
+
+def _rules_of(plugins: Iterable[Any]) -> Iterator[str]:
+    """The rules of plugins that were handed over. What cannot be imported has none, and is named when it is added."""
+    for plugin in plugins:
+        if isinstance(plugin, str):
+            try:
+                plugin = fetch(plugin)
+            except Exception:  # noqa: BLE001
+                continue
+        if isinstance(plugin, tuple | list):
+            yield from _rules_of(plugin)
+        elif isinstance(rule := getattr(plugin, "rule", None), str):
+            yield rule
 
 
 def watch(

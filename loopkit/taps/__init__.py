@@ -2,7 +2,7 @@
 
 | torch call | event | file |
 |---|---|---|
-| iterating a `DataLoader` | `batch_loaded`, `loader_started`, `loader_exhausted` | `loader.py` |
+| iterating a `DataLoader` | `before_batch`, `batch_loaded`, `loader_started`, `loader_exhausted` | `loader.py` |
 | calling the outermost `Module` | `before_forward`, `after_forward` | `module.py` |
 | a `torch.nn.functional` loss, while graphs are walked | none: `Criteria` reads it | `values.py` |
 | such a loss, from a forward to its backward | none: `Making` reads its graph | `losses.py` |
@@ -11,6 +11,7 @@
 | a reentrant `torch.utils.checkpoint.checkpoint` | `checkpoint_cut` | `checkpoint.py` |
 | `Tensor.backward`, `torch.autograd.backward` | `before_backward`, `after_backward` | `autograd.py` |
 | `clip_grad_norm_`, `clip_grads_with_norm_`, `clip_grad_value_` | `gradients_clipped` | `clipping.py` |
+| `clip_grad_norm_`, `clip_grad_value_` | `before_clip` | `clipping.py` |
 | `GradScaler.unscale_`, `GradScaler.step` | `gradients_unscaled`, `step_skipped` | `amp.py` |
 | the innermost `Optimizer.step` | `before_step`, `after_step` | `optimizer.py` |
 | `Optimizer.zero_grad`, `Module.zero_grad` | `before_zero_grad`, `after_zero_grad` | `optimizer.py` |

@@ -38,9 +38,10 @@ def _loss(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _before(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if "before_backward" in run.heard and not run.recorder.in_backward:
+    inside = run.recorder.in_backward
+    run.recorder.backward_began(args, kwargs)  # first: whoever takes times does not want this in them
+    if "before_backward" in run.heard and not inside:
         run.emit("before_backward", loss=_loss(args, kwargs))
-    run.recorder.backward_began(args, kwargs)
 
 
 def _after(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:

@@ -1,4 +1,4 @@
-"""`clip_grad_norm_`, `clip_grads_with_norm_` and `clip_grad_value_` → `gradients_clipped`.
+"""`clip_grad_norm_`, `clip_grads_with_norm_` and `clip_grad_value_` → `before_clip`, `gradients_clipped`.
 
 `clip_grad_norm_` calls an inner helper through its module, which therefore hears it however a user imported the
 public name. `clip_grad_value_` has no such helper: imported by name before the watch opened, it goes unheard,
@@ -19,10 +19,12 @@ from loopkit.taps.patch import Handle, Tap, Taps
 
 def install(run: Run) -> Handle:
     """Listen to clipping."""
+    asked = [Tap(clip_grad, "_get_total_norm", run, _asked)] if "before_clip" in run.heard else []
     return Taps(
+        *asked,
         Tap(clip_grad, "_clip_grads_with_norm_", run, _before, _by_norm),
-        Tap(clip_grad, "clip_grad_value_", run, _before, _by_value),
-        Tap(torch.nn.utils, "clip_grad_value_", run, _before, _by_value),
+        Tap(clip_grad, "clip_grad_value_", run, _before_value, _by_value),
+        Tap(torch.nn.utils, "clip_grad_value_", run, _before_value, _by_value),
     )
 
 
@@ -36,8 +38,18 @@ def _parameters(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Ten
     return list(given) if isinstance(given, Collection) else None
 
 
+def _asked(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    run.emit("before_clip")
+
+
 def _before(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     run.recorder.look_before_change()
+
+
+def _before_value(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    run.recorder.look_before_change()
+    if "before_clip" in run.heard:
+        run.emit("before_clip")
 
 
 def _by_norm(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:

@@ -1,4 +1,4 @@
-"""Iterating a `torch.utils.data.DataLoader` → `batch_loaded`, `loader_started`, `loader_exhausted`.
+"""Iterating a `torch.utils.data.DataLoader` → `before_batch`, `batch_loaded`, `loader_started`, `loader_exhausted`.
 
 Heard at the inner `_next_data` of its two kinds of iterator: a wrapper around `__next__` itself would stand in the
 line of frames that torch's warnings count (`stacklevel=2`), and they would name our file instead of the user's.
@@ -15,12 +15,13 @@ from loopkit.recorder import Recorder
 from loopkit.run import Run
 from loopkit.taps import stopping
 from loopkit.taps.consumer import asked_by
-from loopkit.taps.patch import Handle, Tap, Taps
+from loopkit.taps.patch import Handle, Tap, Taps, ignore
 from loopkit.twins import Twins
 
 EVALUATIONS = frozenset({"evaluation_started", "evaluation_finished", "metric_logged"})
 """Hooks for whose sake evaluations are inferred."""
 _PASSES = frozenset({"loader_started", "loader_exhausted"})
+_BATCHES = frozenset({"before_batch", "batch_loaded"})
 _MADE, _ASKED, _SHARED = 40, 41, 53
 """Stand for these calls among those whose last site is remembered; events of an update have smaller numbers."""
 
@@ -30,8 +31,9 @@ def install(run: Run) -> Handle:
     run.recorder.tracks = run.stops_softly or bool((EVALUATIONS | _PASSES) & run.heard)
 
     def batches(iterator: type[Any]) -> Handle:
-        if "batch_loaded" in run.heard:
-            return Tap(iterator, "_next_data", run, after=_loaded, failed=_failed)
+        if _BATCHES & run.heard:
+            before = _asked if "before_batch" in run.heard else ignore
+            return Tap(iterator, "_next_data", run, before, _loaded, _failed)
         return Tap(iterator, "_next_data", run, after=Recorder.batch, failed=Recorder.no_batch, to_recorder=True)
 
     return Taps(
@@ -68,6 +70,10 @@ def _pass_began(run: Run, iterator: Any, loader: Any) -> None:
         if workers > 1 and isinstance(loader.dataset, IterableDataset):
             run.recorder.twins = Twins(feed, iterator, workers)
         run.emit("loader_started", loader=loader, feed=feed)
+
+
+def _asked(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    run.emit("before_batch", loader=run.recorder.sources.loader(args[0]))
 
 
 def _loaded(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> None:

@@ -56,7 +56,8 @@ class Tap:
         before: called with the call's arguments before the original.
         after: called with arguments and result once the original returned.
         failed: called instead of `after` when the original raised, with the call's arguments and the error.
-        rarely: call `before` only in the first updates, and then in one of sixteen: when events are timed.
+        rarely: call `before` only in the first updates, and then in one of sixteen: when events are timed; and when
+            the gradients that it is about to change were not looked at.
         to_recorder: the listeners are methods of `Recorder`, called on the run's: a frame less, at every event.
     """
 
@@ -172,7 +173,7 @@ def _around(
             return original(*args, **kwargs)
         subject = run.recorder if to_recorder else run
         weight = run.history.weight
-        if weight or not rarely:
+        if weight or not rarely or run.recorder.ledger.late is not None:
             began = _clock() if weight else 0
             try:
                 before(subject, args, kwargs)

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from loopkit import Finding, Severity, hookimpl
+from loopkit import Finding, Report, Severity, hookimpl
 
 if TYPE_CHECKING:
     from loopkit import Run
@@ -41,7 +41,11 @@ class Console:
     @hookimpl
     def run_finished(self, run: Run) -> None:
         """Print what the loop consists of, what was found, what could not be checked, and what it cost."""
-        self._say("\n".join(summary(run)))
+        self._say("\n".join(summary(Report.of(run, finished=True))))
+
+    def text(self, report: Report) -> str:
+        """A saved report as it would have been printed."""
+        return "\n".join([*(told(finding, report.folder) for finding in report.findings), *summary(report)])
 
     def _say(self, text: str, severity: Severity | None = None) -> None:
         self._lines.append(text)
@@ -59,7 +63,7 @@ class Console:
 
 def told(finding: Finding, folder: str) -> str:
     """One finding as five lines: place and rule, seen, why, try, quiet."""
-    where = f"{relative(finding.place.file, folder)}:{finding.place.line}" if finding.place else "(no line)"
+    where = _where(finding, folder)
     step = f", step {finding.step}" if finding.step is not None else ""
     return "\n".join(
         [
@@ -84,39 +88,48 @@ def _whose(finding: Finding) -> str:
     return f", in {names[0]}" if len(names) == 1 else f", in {len(names)} processes"
 
 
-def summary(run: Run) -> list[str]:
+def summary(report: Report) -> list[str]:
     """The lines that end a report."""
-    findings = run.findings
-    counts = Counter(finding.severity for finding in findings)
+    counts = Counter(finding.severity for finding in report.findings)
     found = ", ".join(_counted(counts[each], str(each)) for each in reversed(Severity) if counts[each])
-    steps = run.steps_by_process()
-    watched = f"{_counted(sum(steps), 'optimizer step')} watched" + (f" in {len(steps)} processes" * (len(steps) > 1))
+    watched = f"{_counted(report.steps, 'optimizer step')} watched"
+    watched += f" in {report.processes} processes" * (report.processes > 1)
     lines = ["", f"loopkit  {watched}: {found or 'nothing found'}"]
-    for finding in findings:
-        place = f"{relative(finding.place.file, run.folder)}:{finding.place.line}" if finding.place else "(no line)"
+    if not report.finished:
+        lines.append("  unfinished   the run was killed, or it goes on: this is what it had found")
+    for finding in report.findings:
         times = f"  in {_counted(finding.count, 'update')}" if finding.count > 1 else ""
         explains = finding.evidence.get("explains")
         more = f"  (explains {', '.join(explains)})" if explains else ""
-        lines.append(f"  {finding.severity!s:<8} {place}  {finding.rule}{times}{_whose(finding)}{more}")
-    lines += _loop(run)
-    if run.stopping is not None:
-        lines.append(f"  stopped      {run.stopping}" if not run.ran_on else f"  ran on       {run.ran_on}")
-    for rule, why in run.not_checked():
+        where = _where(finding, report.folder)
+        lines.append(f"  {finding.severity!s:<8} {where}  {finding.rule}{times}{_whose(finding)}{more}")
+    lines += _loop(report)
+    if report.stopping is not None:
+        lines.append(f"  stopped      {report.stopping}" if not report.ran_on else f"  ran on       {report.ran_on}")
+    for rule, why in report.not_checked:
         lines.append(f"  not checked  {'' if rule == '*' else rule + ': '}{why}")
-    for finding, reason in run.silenced:
-        place = f"{relative(finding.place.file, run.folder)}:{finding.place.line}" if finding.place else "(no line)"
-        lines.append(f"  silenced     {place}  {finding.rule}  ({reason})")
-    for failure in run.failures:
+    for finding, reason in report.silenced:
+        lines.append(f"  silenced     {_where(finding, report.folder)}  {finding.rule}  ({reason})")
+    for failure in report.failures:
         lines.append(f"  plugin       {failure.plugin} failed ({failure.when}): {failure.error}")
-    lines.append(f"  cost         {run.overhead():.1%} of {run.seconds():.1f} s")
+    for slow in report.slow:
+        lines.append(
+            f"  slow         {slow['plugin']} took {slow['seconds']:.1f} s: {slow['of_run']:.0%} of the run, "
+            f"{slow['of_overhead']:.0%} of what loopkit cost"
+        )
+    length = "" if report.seconds is None else f" of {report.seconds:.1f} s"
+    lines.append(f"  cost         {report.overhead:.1%}{length}")
     return lines
 
 
-def _loop(run: Run) -> list[str]:
-    rows = run.rows()
+def _where(finding: Finding, folder: str) -> str:
+    return f"{relative(finding.place.file, folder)}:{finding.place.line}" if finding.place else "(no line)"
+
+
+def _loop(report: Report) -> list[str]:
+    rows = report.rows
     if not rows:
-        unfinished = run.unfinished_row()
-        return [f"  loop         {unfinished}, never stepped"] if unfinished else []
+        return [f"  loop         {report.unfinished}, never stepped"] if report.unfinished else []
     lines = [
         f"  {'loop' if n == 0 else '':<12} {row}  ({_counted(count, 'time')})"
         for n, (row, count) in enumerate(rows[:_ROWS])
@@ -133,7 +146,7 @@ def _counted(number: int, noun: str) -> str:
 
 def relative(file: str, folder: str) -> str:
     """A path as one would type it from `folder`; absolute when it lies elsewhere."""
-    if file.startswith("<"):
+    if file.startswith("<") or not folder:
         return file
     path = os.path.relpath(file, folder)
     return file if path.startswith(os.pardir) else path

@@ -8,4 +8,5 @@ CHECKS: tuple[str, ...] = (
     "loopkit_plugins.checks.curves.output_collapse:OutputCollapse",
     "loopkit_plugins.checks.curves.train_val_gap:TrainValGap",
     "loopkit_plugins.checks.curves.units_dead_or_saturated:UnitsDeadOrSaturated",
+    "loopkit_plugins.checks.curves.update_ratio_abnormal:UpdateRatioAbnormal",
 )

@@ -2,6 +2,7 @@
 
 CHECKS: tuple[str, ...] = (
     "loopkit_plugins.checks.data.attention_mask_missing:AttentionMaskMissing",
+    "loopkit_plugins.checks.data.backward_on_eval_batch:BackwardOnEvalBatch",
     "loopkit_plugins.checks.data.dataset_barely_sampled:DatasetBarelySampled",
     "loopkit_plugins.checks.data.eval_loader_misconfigured:EvalLoaderMisconfigured",
     "loopkit_plugins.checks.data.input_suspicious:InputSuspicious",

@@ -2,6 +2,7 @@
 
 CHECKS: tuple[str, ...] = (
     "loopkit_plugins.checks.optimizer.degenerate_init:DegenerateInit",
+    "loopkit_plugins.checks.optimizer.ema_broken:EmaBroken",
     "loopkit_plugins.checks.optimizer.frozen_params_still_move:FrozenParamsStillMove",
     "loopkit_plugins.checks.optimizer.lr_write_ineffective:LrWriteIneffective",
     "loopkit_plugins.checks.optimizer.optimizer_recreated:OptimizerRecreated",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import linecache
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from loopkit import (
@@ -22,15 +20,16 @@ from loopkit import (
     Site,
     StepReading,
     Update,
+    code_of,
     file_named,
+    functions_around,
     hookimpl,
+    keys_read,
     part_of,
 )
 
 _WHY_OPTIMIZER = "the optimizer steps without its moments, as at the beginning: the loss jumps at each resume"
 _WHY_SCHEDULER = "the schedule warms up and decays a second time, for weights that are trained"
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-_SHOWS = ("print", "info", "debug", "warning", "write", "log", "format")
 
 
 class ResumeStateInconsistent:
@@ -198,11 +197,11 @@ class _Resumed:
         if not lost:
             return None
         site = self.read.site
-        tree = _tree(site.place.file)
-        if not self.thrown_away(lost) and (tree is None or any(part.name in _keys_read([tree]) for part in lost)):
+        tree = code_of(site.place.file)
+        if not self.thrown_away(lost) and (tree is None or any(part.name in keys_read([tree]) for part in lost)):
             return lost, kept, Severity.INFO  # the script can restore it, or has not been read
         optimizer_lost = any(part.kind is PartKind.OPTIMIZER for part in lost)
-        around = _keys_read(_functions_around(site)) if site.framework is None else set()
+        around = keys_read(functions_around(site)) if site.framework is None else set()
         goes_on = self.read.continued or any(name in around for name in self.read.counters)
         sure = bool(kept) or self.thrown_away(lost) or (optimizer_lost and goes_on)
         return lost, kept, Severity.WARNING if sure else Severity.INFO
@@ -236,51 +235,3 @@ def _before(run: Run, update: Update, step: Event) -> dict[int, int]:
         if isinstance(event.reading, SchedulerReading) and event.reading.life.serial in advances:
             advances[event.reading.life.serial] -= 1
     return advances
-
-
-def _tree(file: str) -> ast.Module | None:
-    """The code of a file; None where there is none to read."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(file)))
-    except (SyntaxError, ValueError):
-        return None
-    return tree if tree.body else None
-
-
-def _functions_around(site: Site) -> Iterator[ast.AST]:
-    """The functions in which a call stands, and those that called these; a module without its functions."""
-    for place in site.chain:
-        tree = _tree(place.file)
-        if tree is None:
-            continue
-        name = place.function.rpartition(".")[2]
-        inner = [node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)]
-        around = [each for each in inner if each.name == name and each.lineno <= place.line <= (each.end_lineno or 0)]
-        if around:
-            yield around[-1]
-        elif name == "<module>":
-            yield from (node for node in tree.body if not isinstance(node, (*_FUNCTIONS, ast.ClassDef)))
-
-
-def _keys_read(trees: Iterable[ast.AST]) -> set[str]:
-    """The constant keys that code looks up, other than to show them."""
-    keys: set[str] = set()
-    waiting = list(trees)
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Call) and _called(node) in _SHOWS):
-            continue
-        if (
-            isinstance(node, ast.Subscript)
-            and isinstance(node.ctx, ast.Load)
-            and isinstance(node.slice, ast.Constant)
-        ):
-            keys.add(str(node.slice.value))
-        if isinstance(node, ast.Call) and _called(node) in ("get", "pop") and node.args:
-            keys |= {str(each.value) for each in node.args[:1] if isinstance(each, ast.Constant)}
-        waiting += ast.iter_child_nodes(node)
-    return keys
-
-
-def _called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
