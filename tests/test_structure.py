@@ -18,6 +18,7 @@ from loopkit.rulebook import rules
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "loopkit"
 PLUGINS = ROOT / "plugins" / "loopkit_plugins"
+PYTEST = ROOT / "plugins" / "loopkit_pytest"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LAYERS = [
@@ -193,6 +194,8 @@ def test_the_core_needs_torch_and_pluggy_alone() -> None:
     for path in CORE.rglob("*.py"):
         tops = {name.partition(".")[0] for name in imports(path)}
         foreign = tops - set(sys.stdlib_module_names) - {"loopkit", "torch", "pluggy"}
+        if path == CORE / "testing" / "strategies.py":  # imported by tests that use hypothesis, and by nothing here
+            foreign -= {"hypothesis"}
         assert not foreign, f"{path} imports {foreign}"
 
 
@@ -204,6 +207,16 @@ def test_plugins_use_public_names_of_loopkit_and_never_each_other() -> None:
             assert not name.startswith("loopkit_plugins"), f"{path} imports another plugin: make it an instrument"
             if name.startswith("loopkit."):
                 assert name.removeprefix("loopkit.") in loopkit.__all__, f"{path} imports {name}, which is not public"
+
+
+def test_the_pytest_plugin_needs_pytest_alone_until_it_is_used() -> None:
+    tree = ast.parse((PYTEST / "__init__.py").read_text(encoding="utf-8"))
+    at_import = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    at_import |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    assert at_import == {"__future__", "collections.abc", "typing", "pytest"}
+    for path in PYTEST.rglob("*.py"):
+        tops = {name.partition(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
+        assert tops <= {"pytest", "loopkit", "loopkit_pytest"}, f"{path} imports {tops}"
 
 
 def test_files_of_checks_and_registrations_agree() -> None:
@@ -280,7 +293,7 @@ def test_commands_that_run_nothing_import_no_torch(command: list[str]) -> None:
 
 
 def test_file_and_function_sizes() -> None:
-    for path in [*CORE.rglob("*.py"), *PLUGINS.rglob("*.py")]:
+    for path in [*CORE.rglob("*.py"), *PLUGINS.rglob("*.py"), *PYTEST.rglob("*.py")]:
         text = path.read_text(encoding="utf-8")
         assert text.count("\n") <= 350, f"{path} is long: do two things live in it?"
         for node in ast.walk(ast.parse(text)):
