@@ -6,7 +6,7 @@ import atexit
 import functools
 import multiprocessing.util
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,6 +17,7 @@ from loopkit.config import Config, Thresholds, tune
 from loopkit.errors import PluginError, StopTraining, UsageError
 from loopkit.manager import Manager, fetch
 from loopkit.parts import Folder
+from loopkit.plugin.offers import rules_of
 from loopkit.processes import Processes, SpawnTap
 from loopkit.rulebook import check_slugs
 from loopkit.run import Run
@@ -164,7 +165,7 @@ class Watch:
         wanted: `"module:Name"` strings; one that cannot be loaded is a failure of the run, and none of the watch.
         probe: also run what needs extra forwards and backwards, on copies of the model.
         config: what the project has set for single files, its baseline and its thresholds.
-        trace: print each call of a hook to stderr.
+        trace, verdict: print each call of a hook to stderr; says the program's exit code at its end, for the report.
 
     Raises:
         UsageError: a rule is named that no plugin has, or a threshold that its rule does not have.
@@ -185,6 +186,7 @@ class Watch:
         config: Config | None = None,
         probe: bool = False,
         trace: bool = False,
+        verdict: Callable[[Run], int | None] = lambda run: None,
     ) -> None:
         if isinstance(select, str) or isinstance(ignore, str):
             raise UsageError("select and ignore take a list of rule names, not one string")
@@ -193,16 +195,14 @@ class Watch:
         self._plugins = plugins
         self._autoload = autoload
         self._skip = list(skip)
-        self._taps_if = taps_if
-        self._program = program
-        self._wanted = wanted
-        self._probe, self._trace = probe, trace
+        self._taps_if, self._program, self._wanted = taps_if, program, wanted
+        self._probe, self._trace, self._verdict = probe, trace, verdict
         self._config = config if config is not None else Config()
         self.all_loaded = True
         self._joined: list[tuple[_Open, Filter, list[object]]] = []
         named = self._ignore + (self._select or []) + self._config.rules()
         if named:
-            check_slugs(named, frozenset(_rules_of([*plugins, *wanted])))
+            check_slugs(named, frozenset(rules_of([*plugins, *wanted])))
 
     def __enter__(self) -> Run:
         global _open
@@ -272,6 +272,7 @@ class Watch:
         options: dict[str, Any] = {"probes": self._probe, "thresholds": self._config.thresholds, "trace": self._trace}
         run = Run(Manager(checks_only=not ranks.leads(), **options))
         run.program = run.stops_softly = self._program
+        run.fail_on, run.verdict = self._config.fail_on or "error", self._verdict
         return _Open(run, Processes(), self._skip)
 
     def _add_plugins(self, manager: Manager) -> None:
@@ -284,20 +285,6 @@ class Watch:
             manager.load_installed(self._skip)
         loaded = [manager.load(target) for target in self._wanted]
         self.all_loaded = all(loaded)
-
-
-def _rules_of(plugins: Iterable[Any]) -> Iterator[str]:
-    """The rules of plugins that were handed over. What cannot be imported has none, and is named when it is added."""
-    for plugin in plugins:
-        if isinstance(plugin, str):
-            try:
-                plugin = fetch(plugin)
-            except Exception:  # noqa: BLE001
-                continue
-        if isinstance(plugin, tuple | list):
-            yield from _rules_of(plugin)
-        elif isinstance(rule := getattr(plugin, "rule", None), str):
-            yield rule
 
 
 def watch(
