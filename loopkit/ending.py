@@ -22,8 +22,7 @@ class Ending:
         ending: "complete", "stopped" by a plugin or by Ctrl-C, or "failed" with an exception; as far as is known.
         on_stop: called once, when a loop is to end softly.
         fail_on: the severity from which on a finding makes the exit code 1, or "never".
-        code: the exit code of the script, once it has ended.
-        verdict: asked for the exit code of the whole, which may be another; gives None where that is not ours to say.
+        exit_code: asked at the end for the code that the program will end with; None where that is not ours to say.
     """
 
     def __init__(self) -> None:
@@ -36,13 +35,8 @@ class Ending:
         self.ending = "complete"
         self.on_stop: Callable[[], None] | None = None
         self.fail_on = "error"
-        self.code = 0
-        self.verdict: Callable[[Any], int | None] = lambda run: None
+        self.exit_code: Callable[[], int | None] = lambda: None
         self._over = False
-
-    def exit_code(self) -> int | None:
-        """The code that the program will end with, once everything is found; None where that is not ours to say."""
-        return self.verdict(self)
 
     @property
     def cut_short(self) -> bool:

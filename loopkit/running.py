@@ -47,16 +47,20 @@ def run(options: argparse.Namespace) -> int:
     interrupted = False
     code = OK
     with watching as run:
+        run.fail_on = settings.fail_on or "error"
+        run.exit_code = lambda: (
+            _INTERRUPTED if interrupted else code if options.update_baseline else _verdict(run, code, watching)
+        )
         if options.module is not None and program.attributes["__file__"]:
             from loopkit.callsite import CallSites
 
             run.instrument(CallSites).add_user_folder(os.path.dirname(program.attributes["__file__"]))
         try:
-            code = run.code = script.run(program, words[1:])
+            code = script.run(program, words[1:])
             if code != OK:
                 run.ending = "failed"
         except KeyboardInterrupt as error:
-            interrupted, run.ending, run.code = True, "stopped", _INTERRUPTED
+            interrupted, run.ending = True, "stopped"
             script.tell(error)
         except StopTraining as request:
             run.ending = "stopped"
@@ -68,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     if options.update_baseline:
         _update(options.baseline, run)
         return code
-    return _verdict(run, watching)
+    return _verdict(run, code, watching)
 
 
 def _settings(options: argparse.Namespace, program: Program) -> Config:
@@ -104,7 +108,7 @@ def _watch(options: argparse.Namespace, settings: Config, output: Path | None, w
     from loopkit.watching import Watch
 
     plugins, skip = _sinks(options.format, output)
-    watching = Watch(
+    return Watch(
         select=settings.select,
         ignore=settings.ignore,
         plugins=[*plugins, *_controls(options.max_steps), *_board(options.tensorboard)],
@@ -114,9 +118,7 @@ def _watch(options: argparse.Namespace, settings: Config, output: Path | None, w
         config=settings,
         probe=options.probe,
         trace=options.trace_plugins,
-        verdict=lambda run: run.code if options.update_baseline else _verdict(run, watching),
     )
-    return watching
 
 
 def _update(path: Path, run: Run) -> None:
@@ -128,10 +130,10 @@ def _update(path: Path, run: Run) -> None:
         print(f"loopkit: {path} now knows {count} finding{'' if count == 1 else 's'}", file=sys.stderr)
 
 
-def _verdict(run: Run, watching: Watch) -> int:
+def _verdict(run: Run, code: int, watching: Watch) -> int:
     """The exit code. The script's own failure stays visible; under torchrun an exit of 1 would restart the job."""
-    if run.code != OK or "TORCHELASTIC_RUN_ID" in os.environ:
-        return run.code
+    if code != OK or "TORCHELASTIC_RUN_ID" in os.environ:
+        return code
     if not watching.all_loaded:
         return UNUSABLE
     worst = run.worst()

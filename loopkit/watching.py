@@ -165,7 +165,7 @@ class Watch:
         wanted: `"module:Name"` strings; one that cannot be loaded is a failure of the run, and none of the watch.
         probe: also run what needs extra forwards and backwards, on copies of the model.
         config: what the project has set for single files, its baseline and its thresholds.
-        trace, verdict: print each call of a hook to stderr; says the program's exit code at its end, for the report.
+        trace: print each call of a hook to stderr.
 
     Raises:
         UsageError: a rule is named that no plugin has, or a threshold that its rule does not have.
@@ -186,7 +186,6 @@ class Watch:
         config: Config | None = None,
         probe: bool = False,
         trace: bool = False,
-        verdict: Callable[[Run], int | None] = lambda run: None,
     ) -> None:
         if isinstance(select, str) or isinstance(ignore, str):
             raise UsageError("select and ignore take a list of rule names, not one string")
@@ -196,7 +195,7 @@ class Watch:
         self._autoload = autoload
         self._skip = list(skip)
         self._taps_if, self._program, self._wanted = taps_if, program, wanted
-        self._probe, self._trace, self._verdict = probe, trace, verdict
+        self._probe, self._trace = probe, trace
         self._config = config if config is not None else Config()
         self.all_loaded = True
         self._joined: list[tuple[_Open, Filter, list[object]]] = []
@@ -272,7 +271,6 @@ class Watch:
         options: dict[str, Any] = {"probes": self._probe, "thresholds": self._config.thresholds, "trace": self._trace}
         run = Run(Manager(checks_only=not ranks.leads(), **options))
         run.program = run.stops_softly = self._program
-        run.fail_on, run.verdict = self._config.fail_on or "error", self._verdict
         return _Open(run, Processes(), self._skip)
 
     def _add_plugins(self, manager: Manager) -> None:
