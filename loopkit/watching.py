@@ -6,7 +6,7 @@ import atexit
 import functools
 import multiprocessing.util
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,7 +17,6 @@ from loopkit.config import Config, Thresholds, tune
 from loopkit.errors import PluginError, StopTraining, UsageError
 from loopkit.manager import Manager, fetch
 from loopkit.parts import Folder
-from loopkit.plugin.offers import rules_of
 from loopkit.processes import Processes, SpawnTap
 from loopkit.rulebook import check_slugs
 from loopkit.run import Run
@@ -194,14 +193,16 @@ class Watch:
         self._plugins = plugins
         self._autoload = autoload
         self._skip = list(skip)
-        self._taps_if, self._program, self._wanted = taps_if, program, wanted
+        self._taps_if = taps_if
+        self._program = program
+        self._wanted = wanted
         self._probe, self._trace = probe, trace
         self._config = config if config is not None else Config()
         self.all_loaded = True
         self._joined: list[tuple[_Open, Filter, list[object]]] = []
         named = self._ignore + (self._select or []) + self._config.rules()
         if named:
-            check_slugs(named, frozenset(rules_of([*plugins, *wanted])))
+            check_slugs(named, frozenset(_rules_of([*plugins, *wanted])))
 
     def __enter__(self) -> Run:
         global _open
@@ -283,6 +284,20 @@ class Watch:
             manager.load_installed(self._skip)
         loaded = [manager.load(target) for target in self._wanted]
         self.all_loaded = all(loaded)
+
+
+def _rules_of(plugins: Iterable[Any]) -> Iterator[str]:
+    """The rules of plugins that were handed over. What cannot be imported has none, and is named when it is added."""
+    for plugin in plugins:
+        if isinstance(plugin, str):
+            try:
+                plugin = fetch(plugin)
+            except Exception:  # noqa: BLE001
+                continue
+        if isinstance(plugin, tuple | list):
+            yield from _rules_of(plugin)
+        elif isinstance(rule := getattr(plugin, "rule", None), str):
+            yield rule
 
 
 def watch(

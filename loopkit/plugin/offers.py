@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,20 +143,6 @@ def fetch(target: str) -> Any:
     except AttributeError:
         near = did_you_mean(attribute, vars(module))
         raise PluginError(f"cannot load plugin {target!r}: {module_name} has no {attribute!r}{near}") from None
-
-
-def rules_of(plugins: Iterable[Any]) -> Iterator[str]:
-    """The rules of plugins that were handed over. What cannot be imported has none, and is named when it is added."""
-    for plugin in plugins:
-        if isinstance(plugin, str):
-            try:
-                plugin = fetch(plugin)
-            except Exception:  # noqa: BLE001
-                continue
-        if isinstance(plugin, tuple | list):
-            yield from rules_of(plugin)
-        elif isinstance(rule := getattr(plugin, "rule", None), str):
-            yield rule
 
 
 def told(error: BaseException) -> str:
