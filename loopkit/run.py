@@ -102,10 +102,7 @@ class Run(Account):
 
     def report(self, finding: Finding) -> None:
         """Take a finding: stamp step and rank, fold repeats, silence, hand on. The only way into the report.
-
-        Raises:
-            PluginError: it is no finding that could be shown.
-        """
+        What is no finding that could be shown is refused (`PluginError`)."""
         check_finding(finding)
         self._report(finding, None)
 

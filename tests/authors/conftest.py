@@ -51,9 +51,16 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     subprocess.run([*build, "-w", str(wheels), str(ROOT), str(EXAMPLE)], check=True, timeout=300)
     subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True, timeout=300)
     (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    # A line in a .pth file puts torch and pytest on the path, last, and takes no .pth file there into account.
-    (site / "torch.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    _lend(Path(sysconfig.get_path("purelib")), site)
     made = Environment(folder / "venv", wheels)
     done = made.run(f"pip install -q {wheels}/torch_loopkit-*.whl", folder)
     assert done.returncode == 0, done.stdout
     return made
+
+
+def _lend(ours: Path, site: Path) -> None:
+    """Have in `site` all that is in `ours`, torch and pytest too, by links; but no loopkit."""
+    for each in ours.iterdir():
+        about_us = "loopkit" in each.name.lower() or each.suffix == ".pth"
+        if not about_us and not (site / each.name).exists():
+            (site / each.name).symlink_to(each)
