@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from loopkit import Door
@@ -34,8 +33,3 @@ class WatchesFit:
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Close it all the same."""
         self.door.close(exception)
-
-
-def asked_for() -> bool:
-    """Whether the environment asks every trainer to be watched: `LOOPKIT=1`."""
-    return os.environ.get("LOOPKIT", "0") not in ("", "0")
