@@ -47,6 +47,17 @@ def test_diff_shows_a_moved_zero_grad(folder: Path) -> None:
     assert (same.code, same.out.splitlines()[-1]) == (0, "the same")
 
 
+def test_diff_imports_no_torch(folder: Path) -> None:
+    loopkit("trace", "--format", "json", "--output", "trace.json", "moved.py", cwd=folder)
+    code = (
+        "import sys\nfrom loopkit.cli import main\n"
+        "assert main(['trace', '--diff', 'trace.json', 'trace.json']) == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = python("-c", code, cwd=folder)
+    assert done.code == 0, done.err
+
+
 def test_diff_as_json_into_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("train", "moved"):
         loopkit("trace", "--format", "json", "--output", f"{name}.json", f"{name}.py", cwd=folder)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
-
-from loopkit import Door
 
 
 class WatchesFit:
@@ -18,6 +17,8 @@ class WatchesFit:
     """
 
     def __init__(self, **options: Any) -> None:
+        from loopkit import Door  # here: Lightning imports this file for every Trainer, watched or not
+
         self.door = Door(**options)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -33,3 +34,8 @@ class WatchesFit:
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Close it all the same."""
         self.door.close(exception)
+
+
+def asked_for() -> bool:
+    """Whether the environment asks every trainer to be watched: `LOOPKIT=1`."""
+    return os.environ.get("LOOPKIT", "0") not in ("", "0")
