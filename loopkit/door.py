@@ -43,7 +43,7 @@ class Door:
             "probe": probe,
         }
         self._watch: Watch | None = None
-        self._guard: _Guard | None = None
+        self._guards: list[_Guard] = []
         Watch(**self._options)  # what is named wrong is refused here, not when training begins
 
     def open(self) -> None:
@@ -61,9 +61,8 @@ class Door:
     def close(self, error: BaseException | None = None) -> None:
         """Training ended, with an exception or without. A second call does nothing."""
         watch, self._watch = self._watch, None
-        guard, self._guard = self._guard, None
-        if guard is not None:
-            guard.undo()
+        while self._guards:
+            self._guards.pop().undo()
         if watch is not None:
             atexit.unregister(self._ended_open)
             watch.__exit__(None if error is None else type(error), error, None)
@@ -73,7 +72,7 @@ class Door:
 
         The wrapper stands in the instance until the watch closes.
         """
-        self._guard = _Guard(self, owner, method)
+        self._guards.append(_Guard(self, owner, method))
 
     def _ended_open(self) -> None:
         """The process ends, and nobody said that training did."""

@@ -31,18 +31,18 @@ class Loop:
         for each epoch:
             epoch_started
             for each window of `accumulate` batches:     # the last of an epoch may hold fewer
-                the window is fetched                    # batch_loaded, for each batch
+                the window is fetched                    # before_batch, batch_loaded, for each batch
                 optimizer.zero_grad()                    # before_zero_grad, after_zero_grad
                 for each batch of the window:
                     loss = loss(model(input), target)    # before_forward, after_forward
                     (loss * its share).backward()        # before_backward, after_backward
                 scaler.unscale_(optimizer)               # gradients_unscaled, with "fp16" and clip_norm
-                clip_grad_norm_(parameters, clip_norm)   # gradients_clipped, with clip_norm
+                clip_grad_norm_(parameters, clip_norm)   # before_clip, gradients_clipped, with clip_norm
                 optimizer.step()                         # before_step, after_step; or step_skipped, by the scaler
                 scheduler.step()                         # scheduler_stepped, with scheduler_per="update"
                 log "train/loss", "train/lr"             # metric_logged
             model.eval(); for each batch of eval_loader: # evaluation_started
-                loss(model(input), target)               # batch_loaded, before_forward, after_forward
+                loss(model(input), target)               # before_batch, batch_loaded, before_forward, after_forward
             log "val/loss", "val/<metric>"               # metric_logged
             model.train()                                # evaluation_finished
             scheduler.step()                             # scheduler_stepped, with scheduler_per="epoch"

@@ -10,9 +10,9 @@ _FOLDED = 256  # events looked at for a row: enough to read, and folding stays l
 _LONGEST_REPEAT = 12
 
 
-def row_of(words: Sequence[str]) -> str:
-    """`batch → (forward → backward) ×4 → step`: the words in order, repeats folded."""
-    words = list(words[:_FOLDED]) + (["…"] if len(words) > _FOLDED else [])
+def row_of(words: Sequence[str], longest: int = _FOLDED) -> str:
+    """`batch → (forward → backward) ×4 → step`: the words in order, repeats folded; of `longest` words at most."""
+    words = list(words[:longest]) + (["…"] if len(words) > longest else [])
     parts: list[str] = []
     for block, times in folded(words):
         text = ARROW.join(block)

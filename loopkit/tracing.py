@@ -30,15 +30,13 @@ def trace(options: argparse.Namespace) -> int:
 
 def _compare(first: Path, second: Path, options: argparse.Namespace) -> int:
     compared = diff.compare(read(first), read(second))
-    if options.format == "json":
-        text = compared.to_json()
-    else:
-        names = first.name, second.name
-        text = diff.told(compared, names if names[0] != names[1] else (str(first), str(second))) + "\n"
+    names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
+    text = diff.told(compared, names) + "\n"
+    form = compared.to_json() if options.format == "json" else text
     if options.output is not None:
-        _write(options.output, text)
-    else:
-        sys.stdout.write(text if _speaks_utf8(sys.stdout) else picture.plain(text))
+        _write(options.output, form)
+    shown = text if options.output is not None else form
+    sys.stdout.write(shown if _speaks_utf8(sys.stdout) else picture.plain(shown))
     return DIFFERENT if compared.differs else SAME
 
 

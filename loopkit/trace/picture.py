@@ -39,7 +39,8 @@ def drawn(trace: Trace, *, colour: bool = False, utf8: bool = True) -> str:
     for row in usual:
         lines += _row(trace, row, usual, style)
     lines += _inside(trace)
-    lines += ["", *_table(trace, usual, style)]
+    if trace.events:
+        lines += ["", *_table(trace, usual, style)]
     lines += _others(trace, usual, style)
     if trace.device:
         lines += ["", "  Times are the host's: a device may work on while it goes on."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from loopkit.finding import Place
 from loopkit.row import row_of
 
 SCHEMA = 1
+LONGEST = 4096
+"""Events of an update that are kept, as in its record."""
 _KIND = "loopkit-trace"
 
 
@@ -68,7 +71,13 @@ class TracedRow:
         return tuple(word for word, _ in self.events)
 
     def __str__(self) -> str:
-        return row_of(self.words)
+        """The row as a line of text."""
+        return _text(self.words)
+
+
+@functools.lru_cache(maxsize=1024)
+def _text(words: tuple[str, ...]) -> str:
+    return row_of(words, LONGEST)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,17 @@ def test_diff_shows_a_moved_zero_grad(folder: Path) -> None:
     assert (same.code, same.out.splitlines()[-1]) == (0, "the same")
 
 
+def test_diff_imports_no_torch(folder: Path) -> None:
+    loopkit("trace", "--format", "json", "--output", "trace.json", "moved.py", cwd=folder)
+    code = (
+        "import sys\nfrom loopkit.cli import main\n"
+        "assert main(['trace', '--diff', 'trace.json', 'trace.json']) == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = python("-c", code, cwd=folder)
+    assert done.code == 0, done.err
+
+
 def test_diff_as_json_into_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("train", "moved"):
         loopkit("trace", "--format", "json", "--output", f"{name}.json", f"{name}.py", cwd=folder)
@@ -53,7 +67,7 @@ def test_diff_as_json_into_a_file(folder: Path, capsys: pytest.CaptureFixture[st
     values = json.loads(output.read_text())
     assert values["kind"] == "loopkit-trace-diff"
     assert values["different"] is True
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out.endswith("\ndifferent\n")
 
 
 def test_json_without_a_file_is_all_that_stderr_gets(folder: Path) -> None:
@@ -120,3 +134,40 @@ def test_files_that_are_no_traces(
 def test_wrong_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_script_that_trains_nothing(folder: Path) -> None:
+    (folder / "nothing.py").write_text("print('mine')\n")
+    done = loopkit("trace", "nothing.py", cwd=folder)
+    assert (done.code, done.out) == (0, "mine\n")
+    assert "no optimizer step was executed" in done.err
+    assert "times" not in done.err
+
+
+def test_a_module(folder: Path) -> None:
+    done = loopkit("trace", "-m", "moved", cwd=folder)
+    assert "  forward → zero_grad → backward → step\n    all 4 updates" in done.err
+
+
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colour_on_a_terminal_alone(folder: Path, variables: dict[str, str], coloured: bool) -> None:
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    names = ("LOOPKIT_RAISE", "COLUMNS", "NO_COLOR")
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    command = [sys.executable, "-m", "loopkit", "trace", "train.py"]
+    process = subprocess.Popen(command, cwd=folder, stderr=theirs, stdout=subprocess.DEVNULL, env=kept | variables)
+    os.close(theirs)
+    said = b""
+    while piece := _read(ours):
+        said += piece
+    assert process.wait(timeout=120) == 0
+    assert "all 4 updates" in said.decode()
+    assert ("\x1b[1m" in said.decode()) is coloured
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # Linux: the other end is closed
+        return b""

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import loopkit
 from loopkit.integrations.lightning import LoopkitCallback
+from tests.cli.command import python
 from tests.frameworks.trainers import lightning_module
 from tests.integrations.doors import found, one, quiet, trains_alike
 from tests.watched import line_of
@@ -117,6 +118,14 @@ def test_the_entry_point_is_inert_unless_asked_for(asked: str | None, monkeypatc
     else:
         monkeypatch.setenv("LOOPKIT", asked)
     assert not any(isinstance(each, LoopkitCallback) for each in trainer().callbacks)
+
+
+def test_what_is_inert_imports_nothing_of_ours() -> None:
+    code = (
+        "import sys\nfrom loopkit_plugins.integrations.lightning import callbacks\n"
+        "assert callbacks() == []\nassert 'loopkit' not in sys.modules\n"
+    )
+    assert python("-c", code, cwd=ROOT).code == 0
 
 
 @pytest.mark.usefixtures("installed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 import shutil
 from pathlib import Path
@@ -12,9 +14,11 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import loopkit
+from loopkit.trace.diff import Change, compare
 from tests.cli.command import loopkit as command
 from tests.frameworks.trainers import Net, Rows, hf_arguments, lightning_module
 from tests.loops import adamw, loss_of, model
+from tests.trace.test_diff import made
 from tests.trace.traced import masked
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +69,16 @@ def test_the_comparison_is_what_is_told(tmp_path: Path) -> None:
     assert done.code == 1
     told = [line for line in done.out.splitlines() if not line.startswith("  also ")]
     assert told == blocks[5].splitlines()
+
+
+def test_every_field_of_the_files_is_named() -> None:
+    text = section("See what your loop does")
+    trace = made(["forward", "backward", "step"])
+    values = trace.to_dict()
+    compared = json.loads(compare(trace, trace).to_json())
+    change = {field.name for field in dataclasses.fields(Change)}
+    for name in {*values, *values["rows"][0], *values["events"][0], *compared, *change} | {"at"}:
+        assert f"`{name}`" in text, f"the README does not name the field {name!r} of a trace"
 
 
 def test_hf_trainer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,3 +207,16 @@ def test_weights_are_the_same_bit_for_bit() -> None:
             loop()
         nets.append([*net.state_dict().values(), torch.get_rng_state()])
     assert all(torch.equal(one, other) for one, other in zip(*nets, strict=True))
+
+
+def test_a_very_long_window_has_its_end() -> None:
+    def loop() -> None:
+        net = model()
+        optimizer = adamw(net)
+        for x, y in loader(samples=800):
+            loss_of(net(x), y).backward()
+        optimizer.step()
+
+    trace = traced(loop)
+    assert row(trace) == "(batch → forward → backward) ×200 → step"
+    assert "a step every 200th batch" in drawn(trace)

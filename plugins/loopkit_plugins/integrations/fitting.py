@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from loopkit import Door
-
 
 class WatchesFit:
     """The hooks of a Lightning callback that watches each `trainer.fit(...)`.
@@ -19,6 +17,8 @@ class WatchesFit:
     """
 
     def __init__(self, **options: Any) -> None:
+        from loopkit import Door  # here: Lightning imports this file for every Trainer, watched or not
+
         self.door = Door(**options)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:

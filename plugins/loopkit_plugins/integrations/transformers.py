@@ -9,7 +9,8 @@ from transformers import TrainerCallback
 
 from loopkit import Door
 
-_TRAINS = ("_run_epoch", "training_step")  # the second in versions that have no first
+_WORKS = ("_evaluate", "_run_epoch", "_finalize_training")
+_STEP = "training_step"  # in versions that have no `_run_epoch`
 
 
 class LoopkitCallback(TrainerCallback):  # type: ignore[misc]
@@ -26,12 +27,12 @@ class LoopkitCallback(TrainerCallback):  # type: ignore[misc]
         self.door = Door(**options)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the watch. Trainer tells its callbacks of no exception, so the epochs are looked after."""
+        """Open the watch. Trainer tells its callbacks of no exception, so what it calls is looked after."""
         self.door.open()
         trainer = self._trainer()
-        method = next((name for name in _TRAINS if hasattr(trainer, name)), None)
-        if method is not None:
-            self.door.close_if_it_raises(trainer, method)
+        for name in _WORKS if hasattr(trainer, "_run_epoch") else (_STEP,):
+            if hasattr(trainer, name):
+                self.door.close_if_it_raises(trainer, name)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close it."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from loopkit import Kind, Place
 
-_LONGEST = 256  # events of an update that are kept: as many as a row shows
+_LONGEST = 4096  # events of an update that are kept, as in its record
 _ROWS = 100
 
 Key = tuple[str, Place | None, Place | None]
