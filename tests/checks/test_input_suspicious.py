@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from loopkit import Confidence, Finding, Severity
 from loopkit_plugins.checks.data.input_suspicious import InputSuspicious
@@ -55,7 +56,60 @@ def identical() -> None:
         optimizer.step()
 
 
-SNAPSHOTS = {"input-suspicious": raw_pixels, "input-suspicious-same": identical}
+class Captioner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(32, 4)
+        self.images = nn.Linear(12, 4)
+
+    def forward(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
+        scores: Tensor = self.words(input_ids).mean(1) + self.images(pixel_values.flatten(1))
+        return scores
+
+
+def described(rows: int, name: str = "input_ids", images: int = 8, extra: tuple[int, ...] = ()) -> None:
+    """Images with as many rows of tokens as there are, or fewer."""
+    torch.manual_seed(0)
+    net = Captioner()
+    optimizer = adamw(net)
+    made = [{name: torch.randint(32, (rows, 5)), "pixel_values": torch.randn(images, 3, 2, 2)} for _ in range(4)]
+    if extra:
+        made = [{**each, "sizes": torch.zeros(extra)} for each in made]
+    for batch in DataLoader(made, batch_size=None):  # type: ignore[arg-type]
+        optimizer.zero_grad()
+        scores = net(batch[name], batch["pixel_values"])
+        F.cross_entropy(scores, torch.arange(len(scores)) % 4).backward()
+        optimizer.step()
+
+
+def one_row() -> None:
+    described(1)
+
+
+SNAPSHOTS = {"input-suspicious": raw_pixels, "input-suspicious-same": identical, "input-suspicious-row": one_row}
+
+
+def test_one_row_of_tokens_for_many_images_is_a_fact() -> None:
+    (finding,) = found(one_row)
+    assert (finding.severity, finding.confidence) == (Severity.INFO, Confidence.FACT)
+    assert finding.evidence["samples"] == 8
+    assert finding.place is not None
+    assert finding.place.line == line_of(described, "scores = net")
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        lambda: described(8),
+        lambda: described(1, images=2),
+        lambda: described(1, name="position_ids"),
+        lambda: described(1, name="attention_mask"),
+        lambda: described(1, extra=(16, 2)),
+        lambda: described(1, extra=(1, 5)),
+    ],
+)
+def test_rows_that_belong_together_are_left_alone(loop: Callable[[], Any]) -> None:
+    assert found(loop) == []
 
 
 def loop_of(

@@ -7,4 +7,5 @@ CHECKS: tuple[str, ...] = (
     "loopkit_plugins.checks.resume.pretrained_weights_not_in_use:PretrainedWeightsNotInUse",
     "loopkit_plugins.checks.resume.resume_state_inconsistent:ResumeStateInconsistent",
     "loopkit_plugins.checks.resume.resumed_rate_overwritten:ResumedRateOverwritten",
+    "loopkit_plugins.checks.resume.saved_weights_empty:SavedWeightsEmpty",
 )
