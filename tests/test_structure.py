@@ -279,7 +279,17 @@ def test_public_names_can_all_be_fetched() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["explain", "missing-zero-grad"], ["rules"], ["plugins"], ["run", "-h"], ["curves", "-h"]]
+    "command",
+    [
+        ["--help"],
+        ["explain", "missing-zero-grad"],
+        ["rules"],
+        ["plugins"],
+        ["run", "-h"],
+        ["curves", "-h"],
+        ["report", "-h"],
+        ["trace", "-h"],
+    ],
 )
 def test_commands_that_run_nothing_import_no_torch(command: list[str]) -> None:
     code = (
