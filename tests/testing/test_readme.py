@@ -49,7 +49,7 @@ def test_marker_and_fixture_do_what_is_said(tmp_path: Path) -> None:
 
 
 def test_the_tests_of_a_check_pass_beside_the_check_of_the_readme(tmp_path: Path) -> None:
-    (check,) = [each for each in snippets("Write a check") if "class HugeWindow" in each]
+    (check,) = [each for each in snippets("Write a check in ten minutes") if "class HugeWindow" in each]
     first, second = snippets("Test your plugin")
     files = {"my_checks.py": check, "test_second.py": second}
     done = pytest_on(tmp_path, first, files=files)
