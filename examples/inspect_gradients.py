@@ -8,6 +8,12 @@ Twelve layers with a sigmoid between them: the gradient shrinks with each, and t
     tensorboard --logdir runs
 
 and compare `grad_norm_by_depth/…` and `grads/…` of the two.
+
+    loopkit run examples/inspect_gradients.py
+
+says what comes of it, at the line of the loss: `output-collapse` (every sample of a batch gets the same prediction)
+and `loss-not-decreasing` (the loss stays at chance level). Adam moves the first layers all the same, and so
+`vanishing-gradient` is silent. Of the repaired network nothing is said.
 """
 
 from __future__ import annotations

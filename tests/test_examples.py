@@ -58,6 +58,13 @@ def test_causal_lm_says_word_for_word_what_its_docstring_does() -> None:
     assert re.search(r"\n  error +examples/causal_lm.py:\d+  pad-mask-wrong  in 45 updates\n  loop", done.err)
 
 
+def test_inspect_gradients_says_of_the_network_what_its_docstring_does(tmp_path: Path) -> None:
+    done = watched("inspect_gradients", "--logdir", str(tmp_path))
+    found = re.findall(r"inspect_gradients\.py:\d+  (?:error|warning|info)  ([\w-]+)", done.err)
+    assert found == ["output-collapse", "loss-not-decreasing"]
+    assert all(f"`{rule}`" in page("inspect_gradients") for rule in found)
+
+
 def test_causal_lm_repaired_is_silent_and_the_same_as_without_loopkit() -> None:
     done = watched("causal_lm", "--repaired", "--epochs", "1")
     assert (done.code, "nothing found" in done.err) == (0, True)
