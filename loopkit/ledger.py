@@ -86,7 +86,6 @@ class Ledger(Owners):
 
     def backward_began(self, site: Site) -> None:
         """Before a backward adds to anything: note what was done by hand, and confirm what looks stale."""
-        self.settle()
         for owner in list(self.known.values()):
             if not owner.blank or not owner.versions:
                 self.look(owner, Cause.HAND)
@@ -197,7 +196,7 @@ class Ledger(Owners):
         if thorough or owner.blank or owner.sharded or not unchanged(owner):
             look(owner, self.now, Cause.HAND, thorough=thorough)
         if thorough:
-            self._is_usual(owner)
+            self._note_usual(owner)
         uniform = owner.uniform
         if uniform is not None and uniform.fresh and not owner.wiped:
             if uniform.count > 1 and owner.doubt.sampling:
@@ -215,8 +214,8 @@ class Ledger(Owners):
                 owner.set_states([State(s.used, s.fresh, s.count, True) if s.fresh else new for s in states])
         return answer in (STALE, CLEARED)
 
-    def _is_usual(self, owner: Owner) -> None:
-        """Whether from now on one look an update is enough: all there is now is one backward's, and fits the rest."""
+    def _note_usual(self, owner: Owner) -> None:
+        """Note whether from now on one look an update is enough: what is there now is all of it one backward's."""
         state = owner.uniform
         plain = state is not None and state.count == len(state.fresh) == 1 and not (state.used or state.written)
         alone = len(self.known) == 1 and not self.awaited

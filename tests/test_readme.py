@@ -76,7 +76,7 @@ def train(net, optimizer, batches, loss_of):
     train: Callable[..., None] = names["train"]
     with loopkit.watch() as run:
         train(net, adamw(net), batches(4), loss_of)
-    assert [(finding.rule, reason) for finding, reason in run.silenced] != []
+    assert "missing-zero-grad" in [finding.rule for finding, _ in run.silenced]
     assert "missing-zero-grad" not in [finding.rule for finding in run.findings]
 
 

@@ -77,8 +77,7 @@ class Tap:
         self._name = name
         self._own = vars(owner).get(name, _ABSENT)
         self._cell = Cell(run)
-        around = _around if before is not ignore else _behind
-        self._wrapper = around(getattr(owner, name), self._cell, before, after, failed, rarely, to_recorder)
+        self._wrapper = _around(getattr(owner, name), self._cell, before, after, failed, rarely, to_recorder)
         setattr(owner, name, self._wrapper)
 
     def undo(self) -> None:
@@ -162,6 +161,8 @@ def _around(
     rarely: bool,
     to_recorder: bool,
 ) -> Callable[..., Any]:
+    hears_before, hears_after = before is not ignore, after is not ignore
+
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         # First, and alone on its line: while Dynamo traces, nothing below this is part of the graph.
@@ -173,7 +174,7 @@ def _around(
             return original(*args, **kwargs)
         subject = run.recorder if to_recorder else run
         weight = run.history.weight
-        if weight or not rarely or run.recorder.ledger.late is not None:
+        if hears_before and (weight or not rarely or run.recorder.ledger.late is not None):
             began = _clock() if weight else 0
             try:
                 before(subject, args, kwargs)
@@ -188,7 +189,7 @@ def _around(
             if failed is not ignore:
                 listen(run, failed, subject, args, error)
             raise
-        if after is not ignore:
+        if hears_after:
             weight = run.history.weight
             began = _clock() if weight else 0
             try:
@@ -200,46 +201,6 @@ def _around(
         return result
 
     opaque(before, callees=True)
-    opaque(after, callees=True)
-    opaque(wrapper, callees=False)
-    return wrapper
-
-
-def _behind(
-    original: Callable[..., Any],
-    cell: Cell,
-    before: Listener,
-    after: Ending,
-    failed: Failing,
-    rarely: bool,
-    to_recorder: bool,
-) -> Callable[..., Any]:
-    """`_around` where nothing is heard before the call: half of what every update calls, and so written out."""
-
-    @functools.wraps(original)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if _is_compiling():
-            return original(*args, **kwargs)
-        run = cell.run
-        if run is None or run.busy or (run.thread != _thread() and not run.listens()):
-            return original(*args, **kwargs)
-        try:
-            result = original(*args, **kwargs)
-        except BaseException as error:
-            hide_this_frame(error)
-            if failed is not ignore:
-                listen(run, failed, run.recorder if to_recorder else run, args, error)
-            raise
-        weight = run.history.weight
-        began = _clock() if weight else 0
-        try:
-            after(run.recorder if to_recorder else run, args, kwargs, result)
-        except Exception as error:  # noqa: BLE001
-            run.broken(error)
-        if weight:
-            run.spent_ns += (_clock() - began) * weight
-        return result
-
     opaque(after, callees=True)
     opaque(wrapper, callees=False)
     return wrapper
