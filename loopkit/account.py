@@ -54,7 +54,6 @@ class Account(Ending):
     """What is asked of a run while it goes on, and at its end.
 
     Attributes:
-        spent_ns: time spent in loopkit so far, estimated from the events that are timed.
         part: another process reports.
     """
 
@@ -66,7 +65,6 @@ class Account(Ending):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spent_ns = 0
         self._began_ns = time.perf_counter_ns()
         self._ended_ns: int | None = None
         self._notes = Notes()
@@ -110,14 +108,14 @@ class Account(Ending):
 
     def overhead(self) -> float:
         """The share of the run's wall time that was spent in loopkit, between 0 and 1."""
-        return min(1.0, self.spent_ns / max(1.0, self.seconds() * 1e9))
+        return min(1.0, self.recorder.spent_ns / max(1.0, self.seconds() * 1e9))
 
     def slow_plugins(self) -> list[Slow]:
         """The plugins that took a noticeable part of the run, the slowest first."""
         run_ns = max(1.0, self.seconds() * 1e9)
         slow = [each for each in self.manager.spent() if each[1] >= max(_SLOW_NS, _SLOW_SHARE * run_ns)]
         return [
-            Slow(name, spent / 1e9, min(1.0, spent / run_ns), spent / max(self.spent_ns, spent))
+            Slow(name, spent / 1e9, min(1.0, spent / run_ns), spent / max(self.recorder.spent_ns, spent))
             for name, spent in sorted(slow, key=lambda each: -each[1])
         ]
 

@@ -107,6 +107,8 @@ class CallSites:
             try:
                 frame = _frame(depth)
                 if frame.f_code is code and frame.f_lasti == at:
+                    if not others:
+                        return known
                     for depth, code, at in others:
                         frame = _frame(depth)
                         if frame.f_code is not code or frame.f_lasti != at:

@@ -55,7 +55,7 @@ class Clearing(Phases):
         self.clears += 1
         site = self.sites.here(ZERO_GRAD, brief=True)
         ledger = self.ledger
-        owner = ledger.known.get(id(args[0]))
+        owner = ledger.usual
         if owner is None or owner.optimizer() is not args[0]:
             owner = ledger.owner(args[0])
         if (len(args) == 1 and not kwargs) or (args[1] if len(args) > 1 else kwargs.get("set_to_none", True)):

@@ -20,7 +20,6 @@ from loopkit.update import Event, LoaderReading, Reading, Update
 
 SIGNATURES = 4096
 """Signatures remembered; beyond that the oldest is forgotten, and would count as new again."""
-_ALWAYS_TIMED, _TIMED_EVERY = 16, 16  # updates whose events are timed: reading the clock costs too
 
 Raw = Any
 """What a tap read, before anybody asked to know: one of the tuples that `in_words` tells apart; or None."""
@@ -32,13 +31,11 @@ class History:
 
     Attributes:
         updates: of any signature, so far.
-        weight: how many events one that is timed stands for; 0: those of the current update are not timed.
         occurrences: updates of each signature.
     """
 
     def __init__(self) -> None:
         self.updates = 0
-        self.weight = 1
         self.occurrences: dict[Signature, int] = {}
         self._rows = Rows()
 
@@ -46,9 +43,7 @@ class History:
         """Count an update; returns how many of its signature there have been."""
         seen = self.occurrences.get(signature, 0) + 1
         self.occurrences[signature] = seen
-        updates = self.updates = self.updates + 1
-        if self.weight or updates & 7 == 0 or updates & (updates + 1) == 0:
-            self.weight = _weight(updates)
+        self.updates += 1
         if seen == 1 and len(self.occurrences) > SIGNATURES:
             oldest = next(iter(self.occurrences))
             self._rows.retire(_words(oldest), self.occurrences.pop(oldest))
@@ -66,16 +61,6 @@ class History:
             names = tuple(_words(signature))
             words[names] = words.get(names, 0) + count
         return self._rows.table(words)
-
-
-def _weight(updates: int) -> int:
-    """How many events one of the next update stands for, after so many. A change falls where `count` asks."""
-    if updates <= _ALWAYS_TIMED:
-        return 1
-    if updates % _TIMED_EVERY == _TIMED_EVERY // 2:
-        return _TIMED_EVERY
-    # Those walked or told, next to the powers of 2, take long and stand for no others.
-    return int(updates & (updates + 1) == 0 or updates & (updates - 1) == 0)
 
 
 def row(events: list[RawEvent]) -> str:

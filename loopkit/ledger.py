@@ -16,19 +16,23 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 
 from loopkit.doubt import CLEARED, MEANT, STALE, WRITTEN
 from loopkit.holdings import EMPTY, KEPT_MARKS, Mark, Owner, State, nothing
-from loopkit.looking import Cause, all_new, look, unchanged, wipe, written
+from loopkit.looking import Cause, all_new, grad_of, look, params_of, unchanged, version_of, wipe, written
 from loopkit.owners import Owners
+from loopkit.reading import FRESH
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.optim import Optimizer
 
     from loopkit.callsite import Site
+    from loopkit.opensteps import OpenStep
 
 
 IN_FULL = 16  # a power of 2: of so many steps one is looked at in full, whatever is usual
@@ -43,15 +47,16 @@ class Ledger(Owners):
     Attributes:
         awaited: parameters that never had a gradient, by their optimizer's number and the name of their module.
         late: the backward whose gradients have not been looked at yet.
+        usual: the only optimizer, while its steps are ordinary.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.last_forward = 0  # the tick at which the last forward with gradients enabled began
         self._last_backward: Mark | None = None
-        # The only optimizer, while its steps are ordinary: its gradients are then looked at once an update, by the
-        # step, and `late` is the backward that made them. Of `IN_FULL` updates one is looked at in full all the same.
-        self._usual: Owner | None = None
+        # While its steps are ordinary, its gradients are looked at once an update, by the step, and `late` is the
+        # backward that made them. Of `IN_FULL` updates one is looked at in full all the same.
+        self.usual: Owner | None = None
         self._usual_versions: list[int] = []
         self.late: Mark | None = None
         self.awaited: dict[tuple[int, str], list[Callable[[], Tensor | None]]] = {}
@@ -70,13 +75,13 @@ class Ledger(Owners):
     def settle(self) -> None:
         """Look at what the last backward made, if that was put off."""
         if self.late is not None:
-            mark, self.late, self._usual = self.late, None, None
+            mark, self.late, self.usual = self.late, None, None
             self._look_after_backward(mark)
 
     def met_or_gone(self) -> None:
         """Nobody is the only optimizer any more, or somebody else is."""
         self.settle()
-        self._usual = None
+        self.usual = None
 
     # -- what happened -----------------------------------------------------------------------------------
 
@@ -86,6 +91,7 @@ class Ledger(Owners):
 
     def backward_began(self, site: Site) -> None:
         """Before a backward adds to anything: note what was done by hand, and confirm what looks stale."""
+        self.settle()
         for owner in list(self.known.values()):
             if not owner.blank or not owner.versions:
                 self.look(owner, Cause.HAND)
@@ -96,7 +102,7 @@ class Ledger(Owners):
         """After a backward: put down its contributions."""
         self.now.tick += 1
         mark = self._last_backward = Mark(self.now.tick, site, batch, inputs)
-        usual = self._usual
+        usual = self.usual
         if usual is not None and usual.blank and usual.steps & (IN_FULL - 1) and not self.now.closures:
             self.late = mark
         else:
@@ -125,7 +131,7 @@ class Ledger(Owners):
 
     def wait_for(self, owner: Owner, name: str, parameters: Iterable[Tensor]) -> None:
         """Notice when any of these parameters, which had no gradient until now, gets one from a backward."""
-        self._usual = None
+        self.usual = None
         self.awaited.setdefault((owner.number, name), [weakref.ref(each) for each in parameters])
 
     def _arrive(self) -> None:
@@ -183,15 +189,46 @@ class Ledger(Owners):
             if owner.doubt.sampling:
                 owner.doubt.remember(owner)
 
+    def look_as_usual(self, optimizer: Optimizer, step: OpenStep) -> bool:
+        """The one look of an ordinary update, before its step: `all_new`, and nobody has changed them since.
+
+        False where the update is no ordinary one; `look_before_step` says then what there is. Otherwise the step is
+        told its owner, the backward that made all the gradients there are, and what `read` would say.
+        """
+        owner, mark = self.usual, self.late
+        if owner is None or mark is None or owner.optimizer() is not optimizer or owner.wiped or owner.doubt.sampling:
+            return False
+        grads = list(map(grad_of, chain.from_iterable(map(params_of, optimizer.param_groups))))
+        try:
+            if list(map(version_of, grads)) != self._usual_versions:
+                return False
+        except AttributeError:  # a None among them
+            return False
+        mark.reached |= 1 << owner.number
+        owner.refs = list(map(weakref.ref, grads))
+        owner.uniform = step.usual = state = State((), (mark,), 1)
+        owner.column, owner.versions, owner.blank = None, self._usual_versions, False
+        self.late = None
+        step.owner = owner
+        kinds = ((state, len(grads)),)
+        step.reading = owner, FRESH, kinds, (), owner.last_site, owner.steps, self.last_forward
+        return True
+
+    def use_as_usual(self, owner: Owner, state: State, site: Site) -> None:
+        """The step before which there was that look was executed: what `consume` says of it."""
+        now = self.now
+        now.tick = tick = now.tick + 1
+        owner.moved_at = sequence_number()
+        mark = state.fresh[0]
+        mark.users |= 1 << owner.number
+        mark.claimed_at, mark.claim = tick, (owner.number, owner.label, site)
+        owner.uniform = State(state.fresh)
+        owner.last_site, owner.last_tick = site, tick
+
     def look_before_step(self, owner: Owner) -> bool:
         """Before a step: note what was done by hand. Whether values confirm what looks wrong with its gradients."""
-        late = self.late
-        if late is not None:
-            if owner is not self._usual or owner.wiped or not all_new(owner, late, self._usual_versions):
-                self.settle()
-            else:
-                self.late = None
-                return False
+        if self.late is not None:
+            self.settle()
         thorough = owner.steps & (IN_FULL - 1) == 0
         if thorough or owner.blank or owner.sharded or not unchanged(owner):
             look(owner, self.now, Cause.HAND, thorough=thorough)
@@ -220,7 +257,9 @@ class Ledger(Owners):
         plain = state is not None and state.count == len(state.fresh) == 1 and not (state.used or state.written)
         alone = len(self.known) == 1 and not self.awaited
         quiet = not (owner.wiped or owner.sharded or owner.doubt.sampling or self.now.closures)
-        self._usual, self._usual_versions = (owner, owner.versions) if plain and alone and quiet else (None, [])
+        known = owner.keeps_grads and owner.each_moved_at is None
+        usual = plain and alone and quiet and known
+        self.usual, self._usual_versions = (owner, owner.versions) if usual else (None, [])
 
     def closure_began(self) -> None:
         """A step with a closure opened."""

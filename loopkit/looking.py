@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loopkit.callsite import Site
 
 _KEPT_WIPES = 16
-_grad_of, _version_of, _params_of = attrgetter("grad"), attrgetter("_version"), itemgetter("params")
+grad_of, version_of, params_of = attrgetter("grad"), attrgetter("_version"), itemgetter("params")
 
 
 class Cause(enum.Enum):
@@ -111,22 +111,19 @@ def look(
         _settle(owner, now, grads, versions, cause, mark, site)
 
 
-def all_new(owner: Owner, mark: Mark, usual: list[int] | None = None) -> bool:
+def all_new(owner: Owner, mark: Mark) -> bool:
     """The usual first backward of an update: every gradient is new, and all have the same history.
 
-    Where that is not so, or they were not changed as often as is `usual`, this answers False and changes nothing.
+    Where that is not so, this answers False and changes nothing.
     """
     groups = getattr(owner.optimizer(), "param_groups", ())
     # Not comprehensions: each would be a frame, on the path of every update.
-    grads = list(map(_grad_of, chain.from_iterable(map(_params_of, groups))))
+    grads = list(map(grad_of, chain.from_iterable(map(params_of, groups))))
     try:
-        versions = list(map(_version_of, grads))
+        versions = list(map(version_of, grads))
     except AttributeError:  # a None among them
         return False
-    if usual is not None:
-        if versions != usual:
-            return False
-    elif not versions or len(versions) != len(owner.versions) or owner.sharded:
+    if not versions or len(versions) != len(owner.versions) or owner.sharded:
         return False
     mark.reached |= 1 << owner.number
     owner.refs = list(map(weakref.ref, grads))
@@ -138,9 +135,9 @@ def all_new(owner: Owner, mark: Mark, usual: list[int] | None = None) -> bool:
 def unchanged(owner: Owner) -> bool:
     """Whether every gradient is the object it was and no more often changed: the usual look before a step."""
     groups = getattr(owner.optimizer(), "param_groups", ())
-    grads = list(map(_grad_of, chain.from_iterable(map(_params_of, groups))))
+    grads = list(map(grad_of, chain.from_iterable(map(params_of, groups))))
     try:
-        if list(map(_version_of, grads)) != owner.versions:
+        if list(map(version_of, grads)) != owner.versions:
             return False
     except AttributeError:  # a None among them
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loopkit.holdings import Owner
+from loopkit.holdings import Owner, State
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -21,6 +21,7 @@ class OpenStep:
     owner: Owner
     site: Site
     closure = sure = wraps = False
+    usual: State | None = None  # of all its gradients, where the ledger has looked at them as usual
     before = 0
     reading: RawReading | None = None
 
@@ -47,13 +48,17 @@ class OpenSteps:
             if self.stack.pop().closure:
                 self._ledger.closure_ended()
 
-    def end(self, optimizer: Optimizer) -> OpenStep | None:
-        """Close the step of this very object; None when it was not open."""
-        stack, key = self.stack, id(optimizer)
-        while stack:
-            step = stack.pop()
+    def end(self, step: OpenStep | None, optimizer: Optimizer) -> OpenStep | None:
+        """Close the step of this very object; None when it was not open.
+
+        Args:
+            step: the innermost, taken off the stack.
+            optimizer: whose step ended.
+        """
+        while step is not None:
             if step.closure:
                 self._ledger.closure_ended()
-            if step.key == key:
-                return step
-        return None
+            if step.key == id(optimizer):
+                break
+            step = self.stack.pop() if self.stack else None
+        return step

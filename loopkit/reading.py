@@ -21,6 +21,9 @@ RawReading = tuple[Owner, int, tuple[tuple[State, int], ...], tuple[Wiped, ...],
 with their counts, what was wiped, the site of the step before, how many there were, and the tick of the last forward.
 A plain tuple: one is made at every step, and most are never told."""
 
+FRESH = 2
+"""The shape of the ordinary step: every gradient is of backwards since the last one."""
+
 
 class StepSoFar(Protocol):
     """What is known of the step itself."""
@@ -37,7 +40,7 @@ def read(owner: Owner, ledger: Ledger, step: StepSoFar, *, inside_backward: bool
     uniform = owner.uniform
     if uniform is not None and uniform.fresh and not (owner.wiped or closure or inside_backward or wraps or sure):
         kinds = ((uniform, len(owner.versions)),)  # the ordinary step
-        shape = 16 if uniform.written else 4 if uniform.used else 2  # what `_kind` says
+        shape = 16 if uniform.written else 4 if uniform.used else FRESH  # what `_kind` says
         if len(uniform.fresh) > 1:
             shape |= _is_shared(uniform) << 13
         return owner, shape, kinds, (), owner.last_site, owner.steps, ledger.last_forward
@@ -113,13 +116,13 @@ def _is_hooked(owner: Owner) -> bool:
     )
 
 
-_KINDS = {1: "without", 2: "fresh", 4: "mixed", 8: "reused", 16: "written"}
+_KINDS = {1: "without", FRESH: "fresh", 4: "mixed", 8: "reused", 16: "written"}
 
 
 def _kind(state: State) -> int:
     """Which of `StepReading`'s counts a parameter in this state belongs to, as a bit of the reading's shape."""
     if state.fresh:
-        return 16 if state.written else 4 if state.used else 2
+        return 16 if state.written else 4 if state.used else FRESH
     return 8 if state.used else 1
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from loopkit.hearing import Hearing
 from loopkit.history import History, Raw, RawEvent, row
 from loopkit.ledger import Ledger
 from loopkit.losses import Losses
@@ -29,7 +30,7 @@ LONGEST = 4096
 _code = itemgetter(0)
 
 
-class Record:
+class Record(Hearing):
     """What has happened since the last executed step, and how often each shape of update occurred.
 
     Args:
@@ -37,6 +38,7 @@ class Record:
     """
 
     def __init__(self, ledger: Ledger, models: Models, deliver: Callable[[Update, Signature], None]) -> None:
+        super().__init__()
         self.steps = 0
         self.history = History()
         self.losses = Losses(ledger, models)
@@ -74,10 +76,9 @@ class Record:
         signature = tuple(map(_code, self._events))
         seen = self.history.count(signature)
         losses, updates = self.losses, self.history.updates
-        if losses.backwards or seen == 1 or updates & (updates + 1) == 0:
-            losses.closed(updates, seen)
-            if self.on_walking is not None:
-                self.on_walking(losses.walking)
+        # Of the rest, only the multiples of 8 and the numbers before them change what the next update is to be.
+        if losses.backwards or self.weight or seen == 1 or updates + 1 & 6 == 0:
+            self._plan(updates, seen)
         else:
             losses.wanted = losses.first = False
         if seen & (seen - 1) == 0 or self._tells_next:
@@ -89,6 +90,17 @@ class Record:
             self._events.clear()
             self._prelude.clear()
             self._stepped = self._truncated = self._prelude_over = False
+
+    def _plan(self, updates: int, seen: int) -> None:
+        """Say what is timed and walked of the next update."""
+        losses = self.losses
+        self.time_some(updates)
+        if losses.backwards or seen == 1 or updates & (updates + 1) == 0:
+            losses.closed(updates, seen)
+            if self.on_walking is not None:
+                self.on_walking(losses.walking)
+        else:
+            losses.wanted = losses.first = False
 
     def events_so_far(self) -> int:
         """How many events the current update has."""

@@ -104,8 +104,8 @@ class Recorder(Clearing):
         if not self._events or self._events[-1] is not BATCH_EVENT:
             self._events.append(BATCH_EVENT)
 
-    def forward_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The outermost module was called."""
+    def forward_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """The outermost module was called. Returns whether its end is to be told of too."""
         if self._stepped and not self._open.stack:
             self.close()
         if self.losses.planned:
@@ -114,7 +114,7 @@ class Recorder(Clearing):
             self.evaluations += 1
             self.forward_without_gradients(module, args)
             self._evaluated()
-            return
+            return self.evaluating or self.listening or self.searching
         if self.evaluating:
             self.training_goes_on()
         self.forwards += 1
@@ -127,6 +127,7 @@ class Recorder(Clearing):
         self._inputs.saw(args, kwargs)
         if not self._events or self._events[-1] is not _FORWARD:
             self._events.append(_FORWARD)
+        return self.losses.walking or self.searching
 
     def forward_ended(self) -> None:
         """The outermost module returned; told of while searching, and in updates whose graphs are walked."""
@@ -146,12 +147,9 @@ class Recorder(Clearing):
             self.close()
         site = self._site = self.sites.here(BACKWARD)
         ledger = self.ledger
-        if ledger.late is not None:
-            ledger.settle()
-        for owner in list(ledger.known.values()):
-            if not owner.blank or not owner.versions:  # all cleared, the usual case: there is nothing to look at
-                ledger.backward_began(site)
-                break
+        usual = ledger.usual
+        if usual is None or not usual.blank or ledger.late is not None:  # otherwise there is nothing to look at
+            ledger.backward_began(site)
         losses = self.losses
         raw = losses.read(args, kwargs) if losses.wanted else None
         if losses.levels.due <= self.history.updates:
@@ -188,17 +186,20 @@ class Recorder(Clearing):
         """The real optimizer is about to step."""
         if self.evaluating and not closure:
             self.training_goes_on()
-        ledger = self.ledger
+        ledger, opens = self.ledger, self._open
+        step = OpenStep()
+        step.key, step.site = id(optimizer), self.sites.here(STEP, brief=True)
+        if ledger.late is not None and not closure and not opens.stack and ledger.look_as_usual(optimizer, step):
+            opens.stack.append(step)
+            return
         owner = ledger.known.get(id(optimizer))
         if owner is None or owner.optimizer() is not optimizer:
             owner = ledger.owner(optimizer)
-        opens = self._open
+        step.owner = owner
         if opens.stack:
             opens.abandon(owner)
         elif closure and self._stepped:
             self.close()
-        step = OpenStep()
-        step.key, step.owner, step.site = id(optimizer), owner, self.sites.here(STEP, brief=True)
         if ledger.look_before_step(owner):
             step.sure = True
         if closure:
@@ -213,16 +214,17 @@ class Recorder(Clearing):
     def step_ended(self, optimizer: Optimizer) -> bool:
         """The step was executed. Returns whether it counts: a wrapper around another's step does not."""
         stack = self._open.stack
-        ordinary = len(stack) == 1 and stack[0].key == id(optimizer) and not stack[0].closure
-        step = stack.pop() if ordinary else self._open.end(optimizer)
-        if step is None:
-            return False
-        owner = step.owner
+        step = stack.pop() if stack else None
+        if step is None or step.closure or step.key != id(optimizer):
+            step = self._open.end(step, optimizer)
+            if step is None:
+                return False
+        owner, site = step.owner, step.site
         if self.losses.walking:
             self.losses.stepped(owner)
             self.replicas.stepped(owner, self.backwards, self.steps)
         if step.wraps:
-            self.ledger.consume(owner, step.site)
+            self.ledger.consume(owner, site)
             return False
         reading = step.reading
         if reading is None:
@@ -230,11 +232,16 @@ class Recorder(Clearing):
             # Lightning's manual optimization passes a closure that does nothing: a step like any other.
             step.closure = step.before != self._happened()
             reading = read(owner, self.ledger, step, inside_backward=self.in_backward > 0)
-        self.ledger.consume(owner, step.site)
+        ledger = self.ledger
+        state = step.usual
+        if state is not None and owner.uniform is state and ledger.late is None:
+            ledger.use_as_usual(owner, state, site)
+        else:
+            ledger.consume(owner, site)
         owner.steps += 1
         owner.offers += 1
         self.steps += 1
-        self._events.append((STEP | owner.bits | reading[1] << 12 | step.site.bits, step.site, reading))
+        self._events.append((STEP | owner.bits | reading[1] << 12 | site.bits, site, reading))
         self._stepped = True
         return True
 

@@ -54,7 +54,7 @@ class Run(Account):
         self._found = Findings(self.filters, inline=not part, symptoms=manager.symptoms)
         self.silenced = self._found.silenced
         self.heard: frozenset[str] = frozenset()
-        self.busy = True  # an event now is not of the user's making; also before the start and after the end
+        self._busy = True
         self._broken = False
         self.thread: int | None = None
         self._instruments: dict[type[Any], Any] = {}
@@ -64,6 +64,16 @@ class Run(Account):
         self.history = self.recorder.history
         self._instruments |= self.recorder.losses.instruments() | self.recorder.instruments()
         manager.when_one_fails(self._plugin_failed)
+
+    @property
+    def busy(self) -> bool:
+        """An event now is not of the user's making; also before the start and after the end."""
+        return self._busy
+
+    @busy.setter
+    def busy(self, busy: bool) -> None:
+        self._busy = busy
+        self.recorder.thread = 0 if busy or self.thread is None else self.thread
 
     # -- what plugins ask --------------------------------------------------------------------------------
 
@@ -247,7 +257,7 @@ class Run(Account):
             return False
         thread = threading.get_ident()
         if self.thread is None:
-            self.thread = thread
+            self.thread = self.recorder.thread = thread
         return thread == self.thread
 
     def stop_listening(self) -> None:

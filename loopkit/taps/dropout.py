@@ -74,7 +74,7 @@ class Ears:
         @functools.wraps(original)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             run = self._run
-            if self._open and not run.busy and run.thread == get_ident() and not torch.compiler.is_dynamo_compiling():
+            if self._open and run.recorder.thread == get_ident() and not torch.compiler.is_dynamo_compiling():
                 run.guarded(lambda: self._drew(kind, p_of(args, kwargs)))
             return original(*args, **kwargs)
 

@@ -90,7 +90,7 @@ def _around(criterion: Criterion, calls: LossCalls) -> Any:
         if _is_compiling():
             return result
         run = cell.run
-        if run is not None and not run.busy and run.thread == get_ident():
+        if run is not None and run.recorder.thread == get_ident():
             for heard in list(calls.listeners.values()):
                 listen(run, heard, criterion, args, kwargs, result)
         return result

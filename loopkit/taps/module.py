@@ -42,6 +42,7 @@ class _Models:
         self._candidates: set[type[Any]] = set()
         self._searches = 0
         self.depth = 0
+        self.hears_began, self.hears_end = "before_forward" in run.heard, "after_forward" in run.heard
         run.recorder.on_backward = self._backward_ended
         self._begin_search()
 
@@ -110,7 +111,7 @@ class _Wrapper:
 
     def undo(self) -> None:
         """Unwrap. If somebody has patched on top meanwhile, this stays beneath it, inert."""
-        self._cell.run = None
+        self._cell.close()
         if vars(self._cls).get("__call__") is not self._function:
             return
         if self._own is None:
@@ -137,44 +138,37 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
         original = super(cls, self).__call__ if own is None else own.__get__(self)
         if _is_compiling():
             return original(*args, **kwargs)
-        run, models = cell.run, outer.models
-        outermost = False
+        recorder, models = cell.recorder, outer.models
+        outermost = ends = False
         try:
-            if run is None or models is None or models.depth or run.busy or run.recorder.in_backward:
-                if run is not None and run.recorder.searching and models is not None and models.depth:
-                    listen(run, _inside, run, self)
+            if models is None or models.depth or recorder.in_backward:
+                if models is not None and models.depth and recorder.searching and cell.run is not None:
+                    listen(cell.run, _inside, cell.run, self)
                 return original(*args, **kwargs)
-            if run.thread != get_ident() and not run.listens():
+            if recorder.thread != get_ident() and not cell.listens():
                 return original(*args, **kwargs)
-            weight = run.history.weight
+            weight = recorder.weight
             began = perf_counter_ns() if weight else 0
             try:  # as in `patch.py`: without a frame that only keeps time
-                run.recorder.forward_began(self, args, kwargs)
-                if "before_forward" in run.heard:
-                    run.emit("before_forward", module=self, args=args, kwargs=kwargs)
+                ends = recorder.forward_began(self, args, kwargs) or models.hears_end
+                if models.hears_began and cell.run is not None:
+                    cell.run.emit("before_forward", module=self, args=args, kwargs=kwargs)
             except Exception as error:  # noqa: BLE001
-                run.broken(error)
+                cell.broken(error)
             if weight:
-                run.spent_ns += (perf_counter_ns() - began) * weight
+                recorder.spent_ns += (perf_counter_ns() - began) * weight
             models.depth, outermost = 1, True
             output = original(*args, **kwargs)
         except BaseException as error:
             hide_this_frame(error)
-            if outermost and run is not None and run.recorder.listening:
-                listen(run, run.recorder.look_ended)
+            if outermost and cell.run is not None and recorder.listening:
+                listen(cell.run, recorder.look_ended)
             raise
         finally:
             if outermost and models is not None:
                 models.depth = 0
-        recorder = run.recorder
-        if (
-            recorder.losses.walking
-            or recorder.searching
-            or recorder.evaluating
-            or recorder.listening
-            or "after_forward" in run.heard
-        ):
-            listen(run, models.ended, run, self, args, kwargs, output)
+        if ends and cell.run is not None:
+            listen(cell.run, models.ended, cell.run, self, args, kwargs, output)
         return output
 
     return __call__
@@ -186,7 +180,7 @@ def _trains(module: torch.nn.Module) -> bool:
 
 def _inside(run: Run, module: torch.nn.Module) -> None:
     """A submodule is called: heard only while the search is on."""
-    if not run.busy and run.thread == get_ident():
+    if run.recorder.thread == get_ident():
         run.recorder.models.ran(module)
 
 

@@ -52,6 +52,7 @@ class _Steps:
 
     def __init__(self, run: Run) -> None:
         self._cell = Cell(run)
+        self._hears_began, self._hears_end = "before_step" in run.heard, "after_step" in run.heard
         self._handles = [
             torch_optimizer.register_optimizer_step_pre_hook(self._before),
             torch_optimizer.register_optimizer_step_post_hook(self._after),
@@ -59,45 +60,47 @@ class _Steps:
 
     def undo(self) -> None:
         """Remove them."""
-        self._cell.run = None
+        self._cell.close()
         for handle in self._handles:
             handle.remove()
 
     def _before(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
         if _is_compiling():
             return
-        run = self._cell.run
-        if run is None or run.busy or (run.thread != get_ident() and not run.listens()):
+        cell = self._cell
+        recorder = cell.recorder
+        if recorder.thread != get_ident() and not cell.listens():
             return
-        weight = run.history.weight
+        weight = recorder.weight
         began = perf_counter_ns() if weight else 0
         try:  # as in `patch.py`: without a frame that only keeps time
             closure = None
             if kwargs or len(args) > 1:  # args[0] is the optimizer itself
                 closure = args[1] if len(args) > 1 else kwargs.get("closure")
-            if "before_step" in run.heard:
-                run.emit("before_step", optimizer=optimizer, closure=closure)
-            run.recorder.step_began(optimizer, closure is not None and callable(closure))
+            if self._hears_began and cell.run is not None:
+                cell.run.emit("before_step", optimizer=optimizer, closure=closure)
+            recorder.step_began(optimizer, closure is not None and callable(closure))
         except Exception as error:  # noqa: BLE001
-            run.broken(error)
+            cell.broken(error)
         if weight:
-            run.spent_ns += (perf_counter_ns() - began) * weight
+            recorder.spent_ns += (perf_counter_ns() - began) * weight
 
     def _after(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
         if _is_compiling():
             return
-        run = self._cell.run
-        if run is None or run.busy or (run.thread != get_ident() and not run.listens()):
+        cell = self._cell
+        recorder = cell.recorder
+        if recorder.thread != get_ident() and not cell.listens():
             return
-        weight = run.history.weight
+        weight = recorder.weight
         began = perf_counter_ns() if weight else 0
         try:
-            if run.recorder.step_ended(optimizer) and "after_step" in run.heard:
-                run.emit("after_step", optimizer=optimizer)
+            if recorder.step_ended(optimizer) and self._hears_end and cell.run is not None:
+                cell.run.emit("after_step", optimizer=optimizer)
         except Exception as error:  # noqa: BLE001
-            run.broken(error)
+            cell.broken(error)
         if weight:
-            run.spent_ns += (perf_counter_ns() - began) * weight
+            recorder.spent_ns += (perf_counter_ns() - began) * weight
 
 
 opaque(_Steps._before, callees=False)

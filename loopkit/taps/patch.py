@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from loopkit.hearing import Hearing
 from loopkit.run import Run
 
 
@@ -20,17 +21,38 @@ class Handle(Protocol):
         """Leave torch as it was. A second call does nothing."""
 
 
+_DEAF = Hearing()
+
+
 class Cell:
     """Where a wrapper finds the run it reports to; empty once the watch has closed.
 
     A wrapper may outlive the watch: somebody imported it by name, or a class was pickled by value with it.
     It then passes every call through, and the cell pickles as an empty one.
+
+    Attributes:
+        run: the run; None once the watch has closed.
+        recorder: its recorder; then one that hears no thread.
     """
 
-    __slots__ = ("run",)
+    __slots__ = ("recorder", "run")
 
     def __init__(self, run: Run | None = None) -> None:
         self.run = run
+        self.recorder: Any = run.recorder if run is not None else _DEAF
+
+    def close(self) -> None:
+        """Report to nobody any more."""
+        self.run, self.recorder = None, _DEAF
+
+    def listens(self) -> bool:
+        """Whether an event that happens now belongs to the run, where its recorder does not hear this thread yet."""
+        return self.run is not None and self.run.listens()
+
+    def broken(self, error: Exception) -> None:
+        """A listener failed."""
+        if self.run is not None:
+            self.run.broken(error)
 
     def __reduce__(self) -> tuple[type[Cell], tuple[()]]:
         return Cell, ()
@@ -82,7 +104,7 @@ class Tap:
 
     def undo(self) -> None:
         """Put the original back. If somebody has patched on top meanwhile, ours stays beneath it, inert."""
-        self._cell.run = None
+        self._cell.close()
         if not self.uncovered:
             covered.append(self)
             return
@@ -168,36 +190,35 @@ def _around(
         # First, and alone on its line: while Dynamo traces, nothing below this is part of the graph.
         if _is_compiling():
             return original(*args, **kwargs)
-        run = cell.run
+        recorder = cell.recorder
         # What `listens` says, without a call of it at every event; below, what `listen` does.
-        if run is None or run.busy or (run.thread != _thread() and not run.listens()):
+        if recorder.thread != _thread() and not cell.listens():
             return original(*args, **kwargs)
-        subject = run.recorder if to_recorder else run
-        weight = run.history.weight
-        if hears_before and (weight or not rarely or run.recorder.ledger.late is not None):
+        subject = recorder if to_recorder else cell.run
+        weight = recorder.weight
+        if hears_before and (weight or not rarely or recorder.ledger.late is not None):
             began = _clock() if weight else 0
             try:
                 before(subject, args, kwargs)
             except Exception as error:  # noqa: BLE001
-                run.broken(error)
+                cell.broken(error)
             if weight:
-                run.spent_ns += (_clock() - began) * weight
+                recorder.spent_ns += (_clock() - began) * weight
         try:
             result = original(*args, **kwargs)
         except BaseException as error:
             hide_this_frame(error)
-            if failed is not ignore:
-                listen(run, failed, subject, args, error)
+            if failed is not ignore and cell.run is not None:
+                listen(cell.run, failed, subject, args, error)
             raise
         if hears_after:
-            weight = run.history.weight
             began = _clock() if weight else 0
             try:
                 after(subject, args, kwargs, result)
             except Exception as error:  # noqa: BLE001
-                run.broken(error)
+                cell.broken(error)
             if weight:
-                run.spent_ns += (_clock() - began) * weight
+                recorder.spent_ns += (_clock() - began) * weight
         return result
 
     opaque(before, callees=True)
@@ -212,7 +233,7 @@ def listen(run: Run, listener: Callable[..., None], *arguments: Any) -> None:
     The hot path writes this out instead: a frame here would cost, and make the stack deeper in timed updates, where
     every call site would then have to be walked to anew.
     """
-    weight = run.history.weight
+    weight = run.recorder.weight
     began = _clock() if weight else 0
     try:
         listener(*arguments)
@@ -220,7 +241,7 @@ def listen(run: Run, listener: Callable[..., None], *arguments: Any) -> None:
         run.broken(error)
     finally:
         if weight:
-            run.spent_ns += (_clock() - began) * weight
+            run.recorder.spent_ns += (_clock() - began) * weight
 
 
 opaque(listen, callees=True)
