@@ -28,6 +28,8 @@ _MOST = 32
 """Samples that are kept; then every other one goes, and half as many are taken."""
 _CLASSES, _TARGETS = 256, 1 << 18
 """Of more classes, or more targets at once, nothing is counted."""
+_KEPT = 4096
+"""Up to so many targets are kept and counted when somebody asks; more are counted at once."""
 _FEWEST = 8  # samples of the second half
 _LEAST = 1e-6  # a chance level below it is that of targets that are all alike
 _SQUARES = "MseLoss"
@@ -70,12 +72,31 @@ class AtChance(NamedTuple):
     kind: str
 
 
+class _Targets(NamedTuple):
+    """Of one batch; `classes` is 0 where they are numbers or probabilities."""
+
+    kind: str
+    values: Tensor
+    classes: int
+
+    def counts(self) -> Tensor:
+        """What is needed of them to know the chance level."""
+        if self.classes:
+            return (self.values[:, None] == torch.arange(self.classes, device=self.values.device)).sum(0)
+        flat = self.values.reshape(-1)
+        flat = flat.double() if flat.device.type != "mps" else flat
+        if self.kind in _BINARY:
+            return torch.stack([(1 - flat).sum(), flat.sum()])
+        return torch.stack([torch.ones_like(flat).sum(), flat.sum(), (flat * flat).sum()])
+
+
 class _Sample(NamedTuple):
     update: int
     loss: Tensor
     factors: tuple[tuple[Any, bool], ...]
     kind: str
-    counts: Tensor | None
+    targets: _Targets | Tensor | None
+    """Or their counts."""
 
 
 class Levels:
@@ -105,8 +126,12 @@ class Levels:
             return
         with unseen(), torch.no_grad():
             kind = node.name().partition("Backward")[0] if node is not None else ""
-            counts = None if graph.is_hooked(node) else _counts(node, kind)
-            self._samples.append(_Sample(update, root.detach().reshape(()).clone(), tuple(factors), kind, counts))
+            targets = None if node is None or graph.is_hooked(node) else _targets(node, kind)
+            kept: _Targets | Tensor | None = targets
+            if targets is not None:
+                few = targets.values.numel() <= _KEPT
+                kept = targets._replace(values=targets.values.clone()) if few else targets.counts()
+            self._samples.append(_Sample(update, root.detach().reshape(()).clone(), tuple(factors), kind, kept))
         if len(self._samples) >= _MOST:
             del self._samples[1::2]
             self._stride *= 2
@@ -118,7 +143,9 @@ class Levels:
             return []
         with unseen(), torch.no_grad():
             losses = [sample.loss.float().cpu() for sample in self._samples]
-            rows = [None if each.counts is None else tuple(each.counts.tolist()) for each in self._samples]
+            held = [each.targets for each in self._samples]
+            counts = [each.counts() if isinstance(each, _Targets) else each for each in held]
+            rows = [None if each is None else tuple(each.tolist()) for each in counts]
             values = [
                 float(loss) / _product(sample.factors) for sample, loss in zip(self._samples, losses, strict=True)
             ]
@@ -157,9 +184,9 @@ def at_chance(levels: Sequence[Level], updates: int, share: float) -> AtChance |
     return AtChance(chance + fmean(excess), chance, half[0].update, len(half), half[0].kind)
 
 
-def _counts(node: Any, kind: str) -> Tensor | None:
-    """What is needed of a batch's targets to know the chance level; None where that is none of its kind."""
-    if node is None or getattr(node, "_saved_reduction", None) != 1:
+def _targets(node: Any, kind: str) -> _Targets | None:
+    """A batch's targets, as the node of its loss has saved them; None where they say no chance level."""
+    if getattr(node, "_saved_reduction", None) != 1:
         return None
     target: Any = None
     with suppress(RuntimeError):  # an earlier backward has freed it: this one is about to fail
@@ -167,24 +194,15 @@ def _counts(node: Any, kind: str) -> Tensor | None:
     if type(target) is not Tensor or not 0 < target.numel() <= _TARGETS or target.is_meta:
         return None
     if kind == "NllLoss":
-        return _classes(node, target)
+        given = node._saved_self
+        if target.dim() != 1 or given.dim() != 2 or given.shape[1] > _CLASSES or node._saved_weight is not None:
+            return None
+        return None if _is_sequence(node) else _Targets(kind, target, given.shape[1])
     if target.numel() != len(target) or getattr(node, "_saved_weight", None) is not None:
         return None
-    flat = target.reshape(-1).double() if target.device.type != "mps" else target.reshape(-1)
-    if kind in _BINARY and getattr(node, "_saved_pos_weight", None) is None:
-        return torch.stack([(1 - flat).sum(), flat.sum()])
-    if kind == _SQUARES:
-        return torch.stack([torch.ones_like(flat).sum(), flat.sum(), (flat * flat).sum()])
+    if kind == _SQUARES or (kind in _BINARY and getattr(node, "_saved_pos_weight", None) is None):
+        return _Targets(kind, target, 0)
     return None
-
-
-def _classes(node: Any, target: Tensor) -> Tensor | None:
-    given = node._saved_self
-    if target.dim() != 1 or given.dim() != 2 or given.shape[1] > _CLASSES or node._saved_weight is not None:
-        return None
-    if _is_sequence(node):
-        return None
-    return (target[:, None] == torch.arange(given.shape[1], device=target.device)).sum(0)
 
 
 def _is_sequence(node: Any) -> bool:
