@@ -59,8 +59,7 @@ class Account(Ending):
 
     manager: Manager
     part: bool
-    recorder: Recorder
-    history: History
+    _recorder: Recorder
     _found: Findings
 
     def __init__(self) -> None:
@@ -71,9 +70,20 @@ class Account(Ending):
         self._others: list[Part] = []
 
     @property
+    def recorder(self) -> Recorder:
+        """The record of the current update. Nothing is left out of it once it is asked for."""
+        self._recorder.wake()
+        return self._recorder
+
+    @property
+    def history(self) -> History:
+        """How often each shape of update occurred."""
+        return self.recorder.history
+
+    @property
     def steps(self) -> int:
         """Optimizer steps executed so far in this process, of all optimizers."""
-        return self.recorder.steps
+        return self._recorder.steps
 
     def could_not_check(self, rule: str, why: str) -> None:
         """Say that a rule ("*" for all) could not be judged, and why. Repeats are one."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loopkit.clips import Clips
-from loopkit.phases import Phases
+from loopkit.expected import NOTHING
 from loopkit.record import LONGEST
 from loopkit.scaling import unscaled_by
+from loopkit.settling import Settling
 from loopkit.signature import CLIP, UNSCALE, ZERO_GRAD
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from loopkit.update import Update
 
 
-class Clearing(Phases):
+class Clearing(Settling):
     """A record that hears of them.
 
     Attributes:
@@ -53,7 +54,13 @@ class Clearing(Phases):
     def zeroed(self, args: tuple[Any, ...], kwargs: dict[str, Any], *_: object) -> None:
         """`Optimizer.zero_grad(set_to_none=True)` returned."""
         self.clears += 1
-        site = self.sites.here(ZERO_GRAD, brief=True)
+        site, expected = self.sites.here(ZERO_GRAD, brief=True), self.expected
+        if expected is not NOTHING:
+            same = expected.kind == ZERO_GRAD and expected.key == id(args[0]) and site is expected.site
+            if same and len(args) == 1 and not kwargs and (not expected.closes or self._goes_on()):
+                self.expected = expected.then
+                return
+            self.wake()
         ledger = self.ledger
         owner = ledger.usual
         if owner is None or owner.optimizer() is not args[0]:
@@ -63,7 +70,7 @@ class Clearing(Phases):
         else:
             ledger.cleared([owner], site)
         if self._prelude or not self._prelude_over:
-            self._may_open(ZERO_GRAD, site)
+            self._may_open(ZERO_GRAD | site.bits, site)
         if len(self._events) < LONGEST:  # what `_note` does
             self._events.append((ZERO_GRAD | site.bits, site, None))
 

@@ -19,6 +19,11 @@ class Hearing:
         self.weight = 1
         self.spent_ns = 0
 
+    def timed_after(self, updates: int) -> int:
+        """After how many updates, more than these, the weight changes next from 0."""
+        periodic = updates + ((_TIMED_EVERY // 2 - updates) % _TIMED_EVERY or _TIMED_EVERY)
+        return min(periodic, (1 << (updates + 1).bit_length()) - 1)
+
     def time_some(self, updates: int) -> None:
         """So many updates have closed. To be called at least while the weight is not 0, at the multiples of 8, and at
         the numbers before the powers of 2."""

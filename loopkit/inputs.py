@@ -23,6 +23,10 @@ class Inputs:
         self._latest: Callable[[], object] = _nothing
         self._version = 0
 
+    def told(self) -> int:
+        """The number of the latest input; -1 where it takes a gradient itself."""
+        return -1 if self.derived else self.number
+
     def saw(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model was called. Of several inputs the first tensor counts."""
         first = args[0] if args else next(iter(kwargs.values()), None)

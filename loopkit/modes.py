@@ -190,6 +190,7 @@ class Modes:
 
     def _recorder(self) -> Recorder:
         assert self.recorder is not None
+        self.recorder.wake()
         return self.recorder
 
     def _began(self, root: nn.Module, args: tuple[Any, ...], recorder: Recorder) -> bool:

@@ -35,6 +35,7 @@ class Phases(Record):
         source: `id` of the iterator that handed out the last batch.
         batches: handed out so far.
         learned: passes over loaders that were trained on.
+        evaluations: forwards without gradients so far.
         evaluating: an evaluation has begun and training has not gone on.
         listening: `Modes` looks at the forward that runs, and is to be told when it ends.
         on_evaluation: called at each forward without gradients, with whether it begins an evaluation.
@@ -56,6 +57,7 @@ class Phases(Record):
         self.source = 0
         self.batches = 0
         self.learned = 0
+        self.evaluations = 0
         self.evaluating = False
         self.listening = False
         self.on_evaluation: Callable[[bool], None] | None = None

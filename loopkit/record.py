@@ -10,6 +10,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from loopkit.expected import NOTHING
 from loopkit.hearing import Hearing
 from loopkit.history import History, Raw, RawEvent, row
 from loopkit.ledger import Ledger
@@ -51,6 +52,7 @@ class Record(Hearing):
         self._prelude: set[int] = set()
         self._prelude_over = False
         self._tells_next = False
+        self.expected = NOTHING
 
     def _note(self, code: int, site: Site, raw: Raw = None) -> None:
         """Append an event."""
@@ -59,20 +61,30 @@ class Record(Hearing):
         else:
             self._truncated = True
 
-    def _may_open(self, kind: int, site: Site) -> None:
+    def _may_open(self, code: int, site: Site) -> None:
         """A clear or a scheduler's advance comes, which may be the first event of the next update.
 
         It is, if such a call stood before this update's backward too: so a loop that begins with `zero_grad()`
         reads as one, whether its batches are seen or not. Asked only of loops that do begin so.
         """
-        key = kind + 16 * site.spot
+        key = (code & 15) + 16 * site.spot
         if self._stepped and not self._open.stack and key in self._prelude:
-            self.close()
+            self.close(code)
         if not self._prelude_over:
             self._prelude.add(key)
 
-    def close(self) -> None:
-        """End the current update: count its signature, and hand it on if checks should see it."""
+    def _repeats(self, signature: Signature, seen: int, first: int) -> None:
+        """An update closed that was not told; what may come of it is said in `Settling`."""
+
+    def wake(self) -> None:
+        """Write down what was left out; here nothing is."""
+
+    def close(self, first: int = -1) -> None:
+        """End the current update: count its signature, and hand it on if checks should see it.
+
+        Args:
+            first: the event with which the next one begins, packed, if it is about to be written down.
+        """
         signature = tuple(map(_code, self._events))
         seen = self.history.count(signature)
         losses, updates = self.losses, self.history.updates
@@ -86,8 +98,10 @@ class Record(Hearing):
             update = self.history.update(self._events, signature, self.steps, truncated=self._truncated)
             self._reset()
             self._deliver(update, signature)
-        else:  # what `_reset` does
-            self._events.clear()
+        else:
+            if first >= 0:
+                self._repeats(signature, seen, first)
+            self._events.clear()  # what `_reset` does
             self._prelude.clear()
             self._stepped = self._truncated = self._prelude_over = False
 

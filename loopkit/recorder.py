@@ -8,41 +8,37 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loopkit.callsite import CallSites, Site
-from loopkit.clearing import Clearing
+from loopkit.expected import BACKED, NOTHING, PENDING
 from loopkit.history import RawEvent, in_words
 from loopkit.inputs import Inputs
 from loopkit.ledger import Ledger
 from loopkit.loaders import Loaders
 from loopkit.models import Models
-from loopkit.opensteps import OpenStep
 from loopkit.pending import Waiting
 from loopkit.phases import BATCH_EVENT
-from loopkit.reading import read
 from loopkit.record import LONGEST
 from loopkit.schedulers import Schedulers, is_being_built
 from loopkit.signature import (
     BACKWARD,
+    BATCH,
     EPOCH,
     FORWARD,
     SCHEDULER,
-    SKIP,
-    STEP,
     Signature,
     bits_of,
 )
+from loopkit.stepping import Stepping
 from loopkit.twins import Twins
 from loopkit.update import Update
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
     from loopkit.update import SchedulerReading
 
 _CONSTRUCTION = -1  # for the cache of call sites; no event
 _FORWARD: RawEvent = (FORWARD, None, None)
 
 
-class Recorder(Clearing):
+class Recorder(Stepping):
     """Writes the record of the current update.
 
     Args:
@@ -53,7 +49,7 @@ class Recorder(Clearing):
         self, sites: CallSites, ledger: Ledger, models: Models, deliver: Callable[[Update, Signature], None]
     ) -> None:
         super().__init__(sites, ledger, models, deliver)
-        self.backwards = self.forwards = self.evaluations = 0
+        self.backwards = self.forwards = 0
         self.on_backward: Callable[[], None] | None = None  # called when no forward was heard, or while searching
         self.searching = False
         self._forwards_before = 0
@@ -90,8 +86,17 @@ class Recorder(Clearing):
             args: first of them, the iterator it came from.
             batch: the batch.
         """
+        expected = self.expected
+        if expected.kind == BATCH and (not expected.closes or self._goes_on()):
+            if self.tracks and args:
+                self.source = id(args[0])
+            self.batches += 1
+            self.expected = expected.then
+            return
+        if expected is not NOTHING:
+            self.wake()
         if self._stepped and not self._open.stack:
-            self.close()
+            self.close(BATCH)
         if self.tracks and args:
             if self.evaluating and self.sources.trains(args[0]):
                 self.training_goes_on()
@@ -106,8 +111,16 @@ class Recorder(Clearing):
 
     def forward_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """The outermost module was called. Returns whether its end is to be told of too."""
+        expected = self.expected
+        if expected.kind == FORWARD and torch.is_grad_enabled() and (not expected.closes or self._goes_on()):
+            self.forwards += 1
+            self._inputs.saw(args, kwargs)
+            self.expected = expected.then
+            return False
+        if expected is not NOTHING:
+            self.wake()
         if self._stepped and not self._open.stack:
-            self.close()
+            self.close(FORWARD)
         if self.losses.planned:
             self.models.met(module)
         if not torch.is_grad_enabled():
@@ -138,6 +151,21 @@ class Recorder(Clearing):
 
     def backward_began(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Backward is about to add to gradients."""
+        expected, losses = self.expected, self.losses
+        if expected is not NOTHING:
+            if expected.kind == BACKWARD and self.source == self._trained:
+                site = self._site = self.sites.here(BACKWARD)
+                if site is expected.site:
+                    self.in_backward = 1
+                    shape = losses.finite.sent(args, site, self.steps, self.batches, False)
+                    if not shape:
+                        self.expected = expected.then
+                        return
+                    self.wake()
+                    losses.wanted = self._prelude_over = True
+                    self._events.append((BACKWARD | site.bits | shape, site, None))
+                    return
+            self.wake()
         if self.evaluating and not self.in_backward:
             self.training_goes_on()
         self.in_backward += 1
@@ -150,7 +178,6 @@ class Recorder(Clearing):
         usual = ledger.usual
         if usual is None or not usual.blank or ledger.late is not None:  # otherwise there is nothing to look at
             ledger.backward_began(site)
-        losses = self.losses
         raw = losses.read(args, kwargs) if losses.wanted else None
         if losses.levels.due <= self.history.updates:
             losses.sample(args, kwargs, self.history.updates)
@@ -165,6 +192,13 @@ class Recorder(Clearing):
     def backward_ended(self, *_: object) -> None:
         """Backward returned, or raised with some gradients already written."""
         self.in_backward -= 1
+        expected = self.expected
+        if expected.kind == BACKED:
+            self._site = None
+            self.backwards += 1
+            self.ledger.late = PENDING
+            self.expected = expected.then
+            return
         site = self._site
         if self.in_backward or site is None:
             return
@@ -172,90 +206,14 @@ class Recorder(Clearing):
         self.backwards += 1
         if self.source != self._trained:
             self._learn()
-        inputs = self._inputs
-        self.ledger.backward_ended(site, self.batches, -1 if inputs.derived else inputs.number)
+        self.ledger.backward_ended(site, self.batches, self._inputs.told())
         if not self.steps:
-            self._waiting.backward_ended(site, inputs.derived)
+            self._waiting.backward_ended(site, self._inputs.derived)
         if self.on_backward is not None and (self.searching or self.forwards == self._forwards_before):
             self.on_backward()
         self._forwards_before = self.forwards
 
-    # -- steps -------------------------------------------------------------------------------------------
-
-    def step_began(self, optimizer: Optimizer, closure: bool) -> None:
-        """The real optimizer is about to step."""
-        if self.evaluating and not closure:
-            self.training_goes_on()
-        ledger, opens = self.ledger, self._open
-        step = OpenStep()
-        step.key, step.site = id(optimizer), self.sites.here(STEP, brief=True)
-        if ledger.late is not None and not closure and not opens.stack and ledger.look_as_usual(optimizer, step):
-            opens.stack.append(step)
-            return
-        owner = ledger.known.get(id(optimizer))
-        if owner is None or owner.optimizer() is not optimizer:
-            owner = ledger.owner(optimizer)
-        step.owner = owner
-        if opens.stack:
-            opens.abandon(owner)
-        elif closure and self._stepped:
-            self.close()
-        if ledger.look_before_step(owner):
-            step.sure = True
-        if closure:
-            step.closure, step.before = True, self._happened()
-        else:
-            step.reading = read(owner, ledger, step, inside_backward=self.in_backward > 0)
-        if closure or opens.stack:
-            opens.begin(step)
-        else:
-            opens.stack.append(step)  # the ordinary step
-
-    def step_ended(self, optimizer: Optimizer) -> bool:
-        """The step was executed. Returns whether it counts: a wrapper around another's step does not."""
-        stack = self._open.stack
-        step = stack.pop() if stack else None
-        if step is None or step.closure or step.key != id(optimizer):
-            step = self._open.end(step, optimizer)
-            if step is None:
-                return False
-        owner, site = step.owner, step.site
-        if self.losses.walking:
-            self.losses.stepped(owner)
-            self.replicas.stepped(owner, self.backwards, self.steps)
-        if step.wraps:
-            self.ledger.consume(owner, site)
-            return False
-        reading = step.reading
-        if reading is None:
-            self.ledger.settle()
-            # Lightning's manual optimization passes a closure that does nothing: a step like any other.
-            step.closure = step.before != self._happened()
-            reading = read(owner, self.ledger, step, inside_backward=self.in_backward > 0)
-        ledger = self.ledger
-        state = step.usual
-        if state is not None and owner.uniform is state and ledger.late is None:
-            ledger.use_as_usual(owner, state, site)
-        else:
-            ledger.consume(owner, site)
-        owner.steps += 1
-        owner.offers += 1
-        self.steps += 1
-        self._events.append((STEP | owner.bits | reading[1] << 12 | site.bits, site, reading))
-        self._stepped = True
-        return True
-
-    def step_skipped(self, optimizer: Optimizer) -> None:
-        """A GradScaler left the step out: its gradients count as used, and clearing them wipes nothing."""
-        owner = self.ledger.owner(optimizer)
-        owner.offers += 1
-        site = self.sites.here(SKIP, brief=True)
-        self.ledger.consume(owner, site, executed=False)
-        self._note(SKIP | owner.bits | site.bits, site)
-        self.losses.finite.skipped()
-
-    def _happened(self) -> int:
-        return self.forwards + self.evaluations + self.backwards + self.clears
+    # -- schedulers -------------------------------------------------------------------------------------
 
     def scheduler_ended(self, args: tuple[Any, ...], kwargs: dict[str, Any], *_: object) -> bool:
         """A scheduler's `step` returned. Returns whether it advanced: not in a constructor, nor inside another's.
@@ -263,7 +221,13 @@ class Recorder(Clearing):
         Args:
             args: first of them, the scheduler.
         """
-        scheduler = args[0]
+        scheduler, expected = args[0], self.expected
+        if expected is not NOTHING:
+            plain = expected.kind == SCHEDULER and not kwargs and (len(args) == 1 or args[1] is None)
+            if plain and self.sites.here(SCHEDULER, brief=True) is expected.site and self._goes_ahead(scheduler):
+                self.expected = expected.then
+                return True
+            self.wake()
         if self.schedulers_open:
             return False
         # What `is_being_built` says, without a call of it at every advance.
@@ -275,11 +239,11 @@ class Recorder(Clearing):
             explicit = any(given is not None for given in kwargs.values())
         site = self.sites.here(SCHEDULER, brief=True)
         raw = self.scheduling.advanced(scheduler, site, explicit, self.backwards)
+        code = SCHEDULER | raw[0].bits | (raw[2] == 0) << 12 | explicit << 13 | site.bits
         if self._prelude or not self._prelude_over:
-            self._may_open(SCHEDULER, site)
+            self._may_open(code, site)
         if len(self._events) < LONGEST:  # what `_note` does
-            shape = (raw[2] == 0) << 12 | explicit << 13
-            self._events.append((SCHEDULER | raw[0].bits | shape | site.bits, site, raw))
+            self._events.append((code, site, raw))
         return True
 
     def scheduler_made(self, scheduler: Any) -> None:

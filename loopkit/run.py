@@ -59,9 +59,8 @@ class Run(Account):
         self.thread: int | None = None
         self._instruments: dict[type[Any], Any] = {}
         instruments = self.instrument(CallSites), self.instrument(Ledger), self.instrument(Models)
-        self.recorder = Recorder(*instruments, self._judge)
+        self._recorder = Recorder(*instruments, self._judge)
         self.recorder.replicas = self.instrument(Replicas)
-        self.history = self.recorder.history
         self._instruments |= self.recorder.losses.instruments() | self.recorder.instruments()
         manager.when_one_fails(self._plugin_failed)
 
@@ -73,7 +72,7 @@ class Run(Account):
     @busy.setter
     def busy(self, busy: bool) -> None:
         self._busy = busy
-        self.recorder.thread = 0 if busy or self.thread is None else self.thread
+        self._recorder.thread = 0 if busy or self.thread is None else self.thread
 
     # -- what plugins ask --------------------------------------------------------------------------------
 
@@ -257,7 +256,7 @@ class Run(Account):
             return False
         thread = threading.get_ident()
         if self.thread is None:
-            self.thread = self.recorder.thread = thread
+            self.thread = self._recorder.thread = thread
         return thread == self.thread
 
     def stop_listening(self) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import loopkit
-from loopkit import StepReading, doubt, ledger
+from loopkit import StepReading, doubt, usual
 
 PARTS = 2  # each optimizer owns one part of the model, of two parameters
 
@@ -217,7 +217,7 @@ def _through_one_optimizer(stretches: Stretches) -> list[Call]:
 @given(stretches)
 def test_one_look_an_update_agrees_with_the_oracle(stretches: Stretches) -> None:
     program = _through_one_optimizer(stretches)
-    with patch.multiple(ledger, IN_FULL=4), patch.multiple(doubt, SURE=1):
+    with patch.multiple(usual, IN_FULL=4), patch.multiple(doubt, SURE=1):
         told = [_judged(each) for each in _told(program, optimizers=1)]
     # What a hand did between a backward and its step is then put down to the backward: the same but for the word.
     assert [_plain(each) for each in told] == [_plain(each) for each in oracle(program)], program
@@ -229,7 +229,7 @@ def test_one_look_an_update_reads_what_looking_at_every_call_reads(stretches: St
     program = [call for call in _through_one_optimizer(stretches) if call.how not in ("hand", "hand-zero", "every")]
     read = []
     for in_full in (1, 4):
-        with patch.multiple(ledger, IN_FULL=in_full), patch.multiple(doubt, SURE=1):
+        with patch.multiple(usual, IN_FULL=in_full), patch.multiple(doubt, SURE=1):
             read.append([repr(each) for each in _told(program, optimizers=1)])
     assert read[0] == read[1], program
 
