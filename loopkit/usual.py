@@ -1,8 +1,8 @@
 """The ordinary update of the only optimizer, whose gradients are looked at once: by its step.
 
-While its steps are ordinary, the look after a backward is put off: `late` is the backward that made what there is. The
-look before the step compares how often each gradient was changed with how often it usually is. Of `IN_FULL` updates
-one is looked at in full all the same.
+While its steps are ordinary, the look after a backward is put off: `late` is the backward that made what is there.
+The look before the step compares how often each gradient was changed with how often it usually is. One update of
+`IN_FULL` is looked at in full all the same.
 """
 
 from __future__ import annotations
