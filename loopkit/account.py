@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from loopkit.ending import Ending
 from loopkit.notes import Notes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from loopkit.finding import Severity
     from loopkit.found import Findings
     from loopkit.history import History
@@ -59,6 +62,7 @@ class Account(Ending):
 
     manager: Manager
     part: bool
+    thread: int | None
     _recorder: Recorder
     _found: Findings
 
@@ -71,8 +75,12 @@ class Account(Ending):
 
     @property
     def recorder(self) -> Recorder:
-        """The record of the current update. Nothing is left out of it once it is asked for."""
-        self._recorder.wake()
+        """The record of the current update. Nothing is left out of it once it is asked for.
+
+        On another thread than that of the loop it is as it was when it was last written down.
+        """
+        if self.thread == threading.get_ident():
+            self.guarded(self._recorder.wake)
         return self._recorder
 
     @property
@@ -84,6 +92,16 @@ class Account(Ending):
     def steps(self) -> int:
         """Optimizer steps executed so far in this process, of all optimizers."""
         return self._recorder.steps
+
+    def guarded(self, action: Callable[[], object]) -> None:
+        """Run our own reading of an event; if it fails, say so and go on without: training is not ours to break."""
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001
+            self.broken(error)
+
+    def broken(self, error: Exception) -> None:
+        """An instrument failed; a run says what becomes of it."""
 
     def could_not_check(self, rule: str, why: str) -> None:
         """Say that a rule ("*" for all) could not be judged, and why. Repeats are one."""

@@ -179,7 +179,8 @@ class Run(Account):
             if not self._broken:
                 self.busy = False
                 try:
-                    self.guarded(self.recorder.finish)
+                    self.guarded(self._recorder.wake)  # whichever thread this is
+                    self.guarded(self._recorder.finish)
                 except StopTraining:
                     pass  # asked for by a plugin that heard the last evaluation end
             self._ended_ns = time.perf_counter_ns()
@@ -262,13 +263,6 @@ class Run(Account):
     def stop_listening(self) -> None:
         """Hear nothing more, as after a fork."""
         self.busy = True
-
-    def guarded(self, action: Callable[[], object]) -> None:
-        """Run our own reading of an event; if it fails, say so and go on without: training is not ours to break."""
-        try:
-            action()
-        except Exception as error:  # noqa: BLE001
-            self.broken(error)
 
     def broken(self, error: Exception) -> None:
         """An instrument failed. Nothing it would say now can be trusted, so the run stops listening."""

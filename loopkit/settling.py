@@ -71,8 +71,11 @@ class Settling(Phases):
         )
         if left < _SHORTEST:
             return
-        plan = self._settled
-        if plan is None or plan.signature != signature or plan.owner is not owner:
+        plan, schedule = (
+            self._settled,
+            next((raw[0] for code, _, raw in self._events if code & 15 == SCHEDULER), None),
+        )
+        if plan is None or plan.signature != signature or plan.owner is not owner or plan.schedule is not schedule:
             plan = self._settled = settled(signature, self._events, owner)
         if plan is None or plan.first != first or not (owner.blank or plan.clears_late):
             self._settles_at = updates + REPEATS
@@ -128,19 +131,19 @@ class Settling(Phases):
         if plan.done and passed < len(plan.nodes):
             self._replay(plan, plan.nodes, passed)  # what the update before the last one left
         elif plan.done:
-            owner.last_site = plan.nodes[plan.at(STEP)].site  # that is all of it that the last one has not replaced
+            owner.last_site = plan.nodes[plan.at(STEP)].site  # all of it that the last one does not replace
         reading = self._replay(plan, nodes, passed)
         if STEPPED in kinds:
             owner.steps += 1
             owner.offers += 1
         readings: dict[int, Any] = {STEPPED: reading, SCHEDULER: self._advanced(plan, passed)}
-        self._events[:] = [
-            (*node.event[:2], readings[node.kind])
-            if node.kind in readings
-            else node.event  # itself: it is looked for
+        # What has no reading is the very tuple it was, which those after it are compared with.
+        events = [
+            (*node.event[:2], readings[node.kind]) if node.kind in readings else node.event
             for node in nodes
             if node.event is not None
         ]
+        self._events[plan.done == 0 :] = events[plan.done == 0 :]  # the very first was read in full
         self._stepped, self._truncated = STEPPED in kinds, False
         self._prelude_over = self.losses.wanted = BACKWARD in kinds
         self._prelude = set()
@@ -148,6 +151,8 @@ class Settling(Phases):
             if node.kind in (SCHEDULER, ZERO_GRAD) and node.site is not None:
                 self._prelude.add(node.kind + 16 * node.site.spot)
         self._forwards_before = self.forwards - (FORWARD in kinds and BACKED not in kinds)
+        # A signal's handler may ask in the midst of an event, which then goes on with what is written down here.
+        plan.done, plan.steps = 0, self.steps
 
     def _replay(self, plan: Settled, nodes: list[Expected], passed: int) -> RawReading | None:
         """Have the ledger write down one update's events; what its step used, if it came to that."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import loopkit
 from loopkit import doubt, levels, settling, usual
 from loopkit.history import in_words
+from loopkit.inputs import Inputs
 
 NEVER = 10**9
 ORDERS = (
@@ -35,6 +38,7 @@ ODD = (
     *("evaluate", "epoch", "zero", "module", "hand", "zero by hand", "twice", "write", "clip", "another line"),
     *("ask", "tell", "rows", "steps", "fail", "another optimizer", "add group", "train", "same batch", "not finite"),
     *("new optimizer", "new scheduler", "broken step", "ask in backward", "ask in step", "no reference"),
+    *("ask elsewhere", "ask in forward"),
 )
 """What may come between."""
 
@@ -194,6 +198,23 @@ class Training:
 
         handle = self.net.bias.register_hook(hook)
 
+    def _ask_elsewhere(self) -> None:
+        """Another thread is told what was written down last, and disturbs nothing."""
+        asking = threading.Thread(target=self.run.rows)
+        asking.start()
+        asking.join()
+
+    def _ask_in_forward(self) -> None:
+        """As a signal's handler may, in the midst of what the record does at an event."""
+        saw = Inputs.saw
+
+        def asked(inputs: Inputs, *given: Any) -> None:
+            Inputs.saw = saw  # type: ignore[method-assign]
+            self.run.rows()
+            saw(inputs, *given)
+
+        Inputs.saw = asked  # type: ignore[method-assign]
+
     def _ask_in_step(self) -> None:
         def hook(optimizer: object, *_: object) -> None:
             self._ask()
@@ -242,9 +263,10 @@ def _seen(program: list[Stretch], repeats: int) -> list[object]:
     told = Told()
     faster = patch.multiple(settling, REPEATS=repeats), patch.multiple(levels, _MOST=2), patch.multiple(doubt, SURE=1)
     with faster[0], faster[1], faster[2], loopkit.watch(autoload=False, plugins=[told]) as run:
-        training = Training(run)
+        training, saw = Training(run), Inputs.saw
         for word in _words(program):
             training.do(word)
+        Inputs.saw = saw  # type: ignore[method-assign]
     occurrences = [(hash(signature), count) for signature, count in run.history.occurrences.items()]
     return [told.updates, training.asked, occurrences, run.steps, repr(run.findings), repr(run.schedules())]
 
