@@ -106,7 +106,8 @@ class Subject(NamedTuple):
         limit: the highest ratio of watched to bare.
         micro_batches: of one measurement.
         warm_up: micro-batches before one. The updates told to every check are the 1st, 2nd, 4th, 8th …, so they are
-            ever rarer: of the tiny loop's steady state the 2,000 after the 2,000th are measured, with one among them.
+            ever rarer: of the tiny loop's steady state the 2,000 after the 2,000th are measured, with one among them,
+            of the CNN's, whose epochs are short, the 200 after the 500th, of the transformers' some after the 70th.
         pairs: measurements of each kind.
         plugin: `module:Class` of a sink that is on as well, made with a folder to write to.
     """
@@ -122,9 +123,9 @@ class Subject(NamedTuple):
 
 SUBJECTS = (
     Subject("a  MLP 32-64-10, batch 32", mlp, 1.15, 2000, 2000, 20),
-    Subject("b  CNN on digits, batch 128", cnn, 1.02, 40, 40, 48),
-    Subject("c  BERT 4x128, 8x64 tokens", bert, 1.02, 8, 20, 24),
-    Subject("d  GPT-2 4x128, accumulation 4", gpt2, 1.02, 8, 80, 24),
+    Subject("b  CNN on digits, batch 128", cnn, 1.02, 200, 500, 20),
+    Subject("c  BERT 4x128, 8x64 tokens", bert, 1.02, 20, 70, 20),
+    Subject("d  GPT-2 4x128, accumulation 4", gpt2, 1.02, 40, 280, 20),
     Subject("e  2,000 parameter tensors", many, 1.08, 6, 20, 24),
     # From the end of the warm-up on, as many updates as hold every reading in its proportion.
     Subject(

@@ -206,12 +206,12 @@ class Training:
 
     def _ask_in_forward(self) -> None:
         """As a signal's handler may, in the midst of what the record does at an event."""
-        saw = Inputs.saw
+        run, saw = self.run, Inputs.saw
 
-        def asked(inputs: Inputs, *given: Any) -> None:
+        def asked(self: Inputs, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             Inputs.saw = saw  # type: ignore[method-assign]
-            self.run.rows()
-            saw(inputs, *given)
+            run.rows()
+            saw(self, args, kwargs)
 
         Inputs.saw = asked  # type: ignore[method-assign]
 
