@@ -63,7 +63,6 @@ class Settled:
         clears_late: gradients are cleared in its midst; else there are none once its first event is past.
         owner: the only optimizer.
         schedule: what advances in it, if anything does.
-        seen: occurrences when the stretch began.
         left: updates that may still close in it.
         done: that have.
         steps: of the run when it began.
