@@ -71,10 +71,8 @@ class Settling(Phases):
         )
         if left < _SHORTEST:
             return
-        plan, schedule = (
-            self._settled,
-            next((raw[0] for code, _, raw in self._events if code & 15 == SCHEDULER), None),
-        )
+        plan = self._settled
+        schedule = next((raw[0] for code, _, raw in self._events if code & 15 == SCHEDULER), None)
         if plan is None or plan.signature != signature or plan.owner is not owner or plan.schedule is not schedule:
             plan = self._settled = settled(signature, self._events, owner)
         if plan is None or plan.first != first or not (owner.blank or plan.clears_late):

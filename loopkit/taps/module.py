@@ -141,8 +141,8 @@ def _around(cls: type[Any], own: Callable[..., Any] | None, cell: Cell, outer: _
         recorder, models = cell.recorder, outer.models
         outermost = ends = False
         try:
-            if models is None or models.depth or recorder.in_backward:
-                if models is not None and models.depth and recorder.searching and cell.run is not None:
+            if cell.run is None or models is None or models.depth or recorder.in_backward:
+                if cell.run is not None and models is not None and models.depth and recorder.searching:
                     listen(cell.run, _inside, cell.run, self)
                 return original(*args, **kwargs)
             if recorder.thread != get_ident() and not cell.listens():

@@ -11,6 +11,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, TensorDataset, dataloader
 
 import loopkit
 from loopkit import StopTraining, hookimpl
@@ -180,3 +183,37 @@ def test_the_users_traceback_shows_none_of_our_frames() -> None:
                 fail()
             files = [entry.path for entry in caught.traceback]
             assert not [file for file in files if "/loopkit/" in str(file).replace("/tests/", "")], files
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (nn.Linear, "__call__"),
+        (torch.optim.Optimizer, "zero_grad"),
+        (torch.autograd, "backward"),
+        (LambdaLR, "_update_lr"),
+        (dataloader._SingleProcessDataLoaderIter, "_next_data"),
+    ],
+)
+def test_what_somebody_put_over_ours_works_after_the_watch(owner: Any, name: str) -> None:
+    own = vars(owner).get(name)
+    net = nn.Linear(4, 3)
+
+    def train() -> None:
+        optimizer = adamw(net)
+        scheduler = LambdaLR(optimizer, lambda step: 1.0)
+        for x, _ in DataLoader(TensorDataset(torch.randn(4, 4), torch.zeros(4))):
+            optimizer.zero_grad()
+            net(x).sum().backward()
+            optimizer.step()
+            scheduler.step()
+
+    try:
+        with loopkit.watch(autoload=False):
+            train()
+            ours = getattr(owner, name)
+            assert ours is not own
+            setattr(owner, name, lambda *args, **kwargs: ours(*args, **kwargs))
+        train()
+    finally:
+        setattr(owner, name, own) if own is not None else delattr(owner, name)

@@ -287,3 +287,34 @@ def test_most_updates_of_a_plain_loop_are_left_out() -> None:
                 training.do(word)
             left_out += update >= 1000 and run._recorder.expected.kind >= 0
     assert left_out > 0.7 * 200
+
+
+def _settled_loop(run: loopkit.Run, updates: int) -> Training:
+    """A loop that trained so long and is settled now."""
+    training = Training(run)
+    for word in ORDERS[3] * updates:
+        training.do(word)
+    assert run._recorder.expected.kind >= 0
+    return training
+
+
+def test_another_thread_that_asks_is_told_what_was_written_and_writes_nothing() -> None:
+    with loopkit.watch(autoload=False) as run:
+        training = _settled_loop(run, 204)
+        asked = threading.Thread(target=run.rows)
+        asked.start()
+        asked.join()
+        assert run._recorder.expected.kind >= 0
+        assert sum(count for _, count in run.rows()) == 203  # the last one is still open
+        assert run._recorder.expected.kind < 0
+        del training  # that its optimizer is gone would have it written down too
+
+
+def test_a_watch_that_another_thread_closes_counts_every_update() -> None:
+    kept: list[Training] = []
+    with loopkit.watch(autoload=False) as run:
+        thread = threading.Thread(target=lambda: kept.append(_settled_loop(run, 204)))
+        thread.start()
+        thread.join()
+        assert run._recorder.expected.kind >= 0
+    assert sum(count for _, count in run.rows()) == run.steps == 204
